@@ -1,0 +1,1 @@
+//! Static defaults from the table of facts.

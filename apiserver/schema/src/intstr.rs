@@ -1,0 +1,1 @@
+//! `IntOrString`: a port, a percentage or a count.

@@ -1,0 +1,1 @@
+//! Checks of names: DNS labels, subdomains, qualified names, with upstream's texts.

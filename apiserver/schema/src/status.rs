@@ -1,0 +1,1 @@
+//! `Status`: how the API server says what went wrong.
