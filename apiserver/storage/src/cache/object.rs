@@ -1,0 +1,226 @@
+//! What the cache keeps of one object version, and the [`Indexer`] with which the API server tells it.
+
+use std::{any::Any, fmt, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::store::Revision;
+
+/// Looks inside stored bytes, once per object version. Given by the API server, which knows kinds and codecs.
+pub trait Indexer: Send + Sync + 'static {
+    /// Indexes the value of `key`. Runs on the cache's feed (bulk loads: on several threads at once): keep it fast, never block.
+    ///
+    /// An error text keeps the object as [`Object::broken`]: listable by key, with its bytes, without index.
+    fn index(&self, key: &str, value: &[u8], mod_revision: Revision) -> Result<Indexed, String>;
+}
+
+/// What an [`Indexer`] found.
+#[derive(Clone, Default)]
+pub struct Indexed {
+    /// The stored bytes with `metadata.resourceVersion` set to `mod_revision`; same encoding as stored.
+    pub stored: Bytes,
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// Labels.
+    pub labels: Pairs,
+    /// Selectable fields apart from metadata.name and metadata.namespace (which the key tells), e.g. `spec.nodeName`.
+    pub fields: Pairs,
+    /// Anything else that the caller wants at hand (owners, finalizers, deletion time, apiVersion of a custom resource).
+    pub extra: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl fmt::Debug for Indexed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Indexed")
+            .field("stored", &self.stored.len())
+            .field("uid", &self.uid)
+            .field("labels", &self.labels)
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A small sorted map of strings: labels or field values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pairs(Box<[(Box<str>, Box<str>)]>);
+
+impl Pairs {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let at = self.0.binary_search_by(|(k, _)| k.as_ref().cmp(name)).ok()?;
+        self.0.get(at).map(|(_, v)| v.as_ref())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(k, v)| (k.as_ref(), v.as_ref()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<K: Into<Box<str>>, V: Into<Box<str>>> FromIterator<(K, V)> for Pairs {
+    /// Of a name given twice, the first value stays.
+    fn from_iter<T: IntoIterator<Item = (K, V)>>(iter: T) -> Self {
+        let mut pairs: Vec<(Box<str>, Box<str>)> = iter.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        pairs.dedup_by(|later, first| later.0 == first.0);
+        Pairs(pairs.into_boxed_slice())
+    }
+}
+
+/// One version of one stored object. Immutable and shared.
+pub struct Object {
+    key: Arc<str>,
+    create_revision: Revision,
+    mod_revision: Revision,
+    lease: i64,
+    index: Indexed,
+    broken: Option<Box<str>>,
+    encodings: Encodings,
+}
+
+impl Object {
+    pub(crate) fn new(
+        indexer: &dyn Indexer,
+        key: Arc<str>,
+        value: &[u8],
+        create_revision: Revision,
+        mod_revision: Revision,
+        lease: i64,
+    ) -> Self {
+        let (index, broken) = match indexer.index(&key, value, mod_revision) {
+            Ok(index) => (index, None),
+            Err(why) => {
+                tracing::warn!(key = &*key, revision = mod_revision, error = %why, "stored object cannot be decoded");
+                (
+                    Indexed {
+                        stored: Bytes::copy_from_slice(value),
+                        ..Indexed::default()
+                    },
+                    Some(why.into_boxed_str()),
+                )
+            }
+        };
+        Object {
+            key,
+            create_revision,
+            mod_revision,
+            lease,
+            index,
+            broken,
+            encodings: Encodings::default(),
+        }
+    }
+
+    /// Full key in the store, e.g. `/registry/pods/default/web-0`.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(crate) fn shared_key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    /// Last part of the key.
+    pub fn name(&self) -> &str {
+        self.key.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Part of the key between the resource's prefix (`/registry/pods/`) and the name; empty for a cluster-scoped object.
+    pub fn namespace<'a>(&'a self, resource_prefix: &str) -> &'a str {
+        let rest = self.key.strip_prefix(resource_prefix).unwrap_or_default();
+        rest.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    pub fn create_revision(&self) -> Revision {
+        self.create_revision
+    }
+
+    /// The object's `resourceVersion`, and what [`crate::Store::update`] and `delete` expect.
+    pub fn mod_revision(&self) -> Revision {
+        self.mod_revision
+    }
+
+    /// Lease that the key is bound to (events), or 0.
+    pub fn lease(&self) -> i64 {
+        self.lease
+    }
+
+    /// Stored bytes with `metadata.resourceVersion` set; for a broken object exactly what the store holds.
+    pub fn stored(&self) -> &Bytes {
+        &self.index.stored
+    }
+
+    pub fn uid(&self) -> &str {
+        &self.index.uid
+    }
+
+    pub fn labels(&self) -> &Pairs {
+        &self.index.labels
+    }
+
+    /// Selectable fields that the indexer gave.
+    pub fn fields(&self) -> &Pairs {
+        &self.index.fields
+    }
+
+    pub fn extra(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+        self.index.extra.as_ref()
+    }
+
+    /// Why the object could not be decoded, if so.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
+    pub(crate) fn encodings(&self) -> &Encodings {
+        &self.encodings
+    }
+
+    /// Bytes of memory that this version holds, about.
+    pub(crate) fn cost(&self) -> usize {
+        self.key.len() + self.index.stored.len() + 256
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object")
+            .field("key", &self.key)
+            .field("mod_revision", &self.mod_revision)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Encodings of one thing, by the caller's slot number, each made once and shared.
+#[derive(Default)]
+pub struct Encodings(Mutex<Option<Box<Vec<(u8, Bytes)>>>>);
+
+impl Encodings {
+    /// The encoding in `slot`, made by `make` if it is not there. Two callers at once may both make it; one result is kept.
+    pub fn get_or_make<E>(&self, slot: u8, make: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+        let find = |kept: &Option<Box<Vec<(u8, Bytes)>>>| {
+            kept.iter()
+                .flat_map(|v| v.iter())
+                .find(|(s, _)| *s == slot)
+                .map(|(_, b)| b.clone())
+        };
+        if let Some(bytes) = find(&self.0.lock()) {
+            return Ok(bytes);
+        }
+        let made = make()?;
+        let mut kept = self.0.lock();
+        if let Some(bytes) = find(&kept) {
+            return Ok(bytes);
+        }
+        kept.get_or_insert_default().push((slot, made.clone()));
+        Ok(made)
+    }
+}
