@@ -1,1 +1,61 @@
-//! steersman-admission
+//! Admission: what the cluster adds to a write, and what it refuses, after authorization and before the store.
+//!
+//! A [`Plugin`] is one file in this crate and one line in [`chain::ORDER`], which is upstream's order. The server builds one
+//! [`Chain`] at start from the two flags and runs it inside the compare-and-swap retry: [`Chain::admit`] (may change
+//! the object) before validation, [`Chain::validate`] (may only refuse) after it. Plugins read the cluster through
+//! [`Cluster`]; time and randomness come with the request. The crate does not speak HTTP and stores nothing.
+
+pub mod chain;
+mod refusal;
+mod request;
+
+pub use chain::{Chain, UnknownPlugin};
+pub use refusal::{Cause, Refusal};
+pub use request::{Operation, Request};
+
+use std::sync::Arc;
+use steersman_auth::{Authorizer, Lister};
+
+/// The cluster as plugins see it: the cache, and a way to wait until the cache has caught up with the store.
+#[async_trait::async_trait]
+pub trait Cluster: Lister {
+    /// Returns once everything that was committed before the call is visible through [`Lister`] (the server's consistent
+    /// read). Plugins call it once, before refusing for want of an object (upstream: a live GET).
+    ///
+    /// # Errors
+    /// When the store cannot say within the request's deadline; the text says why.
+    async fn refresh(&self) -> Result<(), String>;
+}
+
+/// What plugins are built from.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub cluster: Arc<dyn Cluster>,
+    pub authorizer: Arc<dyn Authorizer>,
+    /// `--default-not-ready-toleration-seconds`, 300 unless given.
+    pub not_ready_seconds: i64,
+    /// `--default-unreachable-toleration-seconds`, 300 unless given.
+    pub unreachable_seconds: i64,
+}
+
+/// One admission plugin. Both passes do nothing unless a plugin says otherwise.
+#[async_trait::async_trait]
+pub trait Plugin: Send + Sync {
+    /// Upstream's name, as in `--enable-admission-plugins`.
+    fn name(&self) -> &'static str;
+    fn handles(&self, operation: Operation) -> bool;
+    /// The mutating pass.
+    ///
+    /// # Errors
+    /// The refusal that the client sees.
+    async fn admit(&self, _request: &mut Request) -> Result<(), Refusal> {
+        Ok(())
+    }
+    /// The validating pass: the object is final.
+    ///
+    /// # Errors
+    /// The refusal that the client sees.
+    async fn validate(&self, _request: &Request) -> Result<(), Refusal> {
+        Ok(())
+    }
+}

@@ -1,0 +1,186 @@
+//! Which plugins run, and in which order: upstream's list, the two flags, and the two passes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::{Operation, Plugin, Refusal, Request, Surroundings};
+
+/// Builds one plugin.
+type Build = fn(&Surroundings) -> Arc<dyn Plugin>;
+
+/// One line of upstream's ordered list.
+pub struct Entry {
+    pub name: &'static str,
+    /// Whether it runs unless disabled.
+    pub default_on: bool,
+    /// `None`: upstream has it, we do not; enabling it is an error, disabling it is fine.
+    build: Option<Build>,
+}
+
+const fn on(name: &'static str, build: Option<Build>) -> Entry {
+    Entry {
+        name,
+        default_on: true,
+        build,
+    }
+}
+
+const fn off(name: &'static str, build: Option<Build>) -> Entry {
+    Entry {
+        name,
+        default_on: false,
+        build,
+    }
+}
+
+/// Every plugin of upstream, in the order in which they run (both passes).
+pub const ORDER: &[Entry] = &[
+    off("AlwaysAdmit", None),
+    off("NamespaceAutoProvision", None),
+    on("NamespaceLifecycle", None),
+    off("NamespaceExists", None),
+    off("LimitPodHardAntiAffinityTopology", None),
+    on("LimitRanger", None),
+    on("ServiceAccount", None),
+    off("NodeRestriction", None),
+    on("TaintNodesByCondition", None),
+    off("AlwaysPullImages", None),
+    off("ImagePolicyWebhook", None),
+    on("PodSecurity", None),
+    off("PodNodeSelector", None),
+    on("Priority", None),
+    on("DefaultTolerationSeconds", None),
+    off("PodTolerationRestriction", None),
+    off("EventRateLimit", None),
+    off("ExtendedResourceToleration", None),
+    on("DefaultStorageClass", None),
+    on("StorageObjectInUseProtection", None),
+    on("PodGroupProtection", None),
+    off("OwnerReferencesPermissionEnforcement", None),
+    on("PersistentVolumeClaimResize", None),
+    on("RuntimeClass", None),
+    on("CertificateApproval", None),
+    on("CertificateSigning", None),
+    on("ClusterTrustBundleAttest", None),
+    on("CertificateSubjectRestriction", None),
+    on("DefaultIngressClass", None),
+    off("DenyServiceExternalIPs", None),
+    on("PodTopologyLabels", None),
+    on("PodGroupWorkloadExists", None),
+    on("NodeDeclaredFeatureValidator", None),
+    on("JobValidation", None),
+    on("PodResizeValidator", None),
+    on("MutatingAdmissionPolicy", None),
+    on("MutatingAdmissionWebhook", None),
+    on("ValidatingAdmissionPolicy", None),
+    on("ValidatingAdmissionWebhook", None),
+    on("ResourceQuota", None),
+    off("AlwaysDeny", None),
+];
+
+/// A flag that cannot be obeyed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownPlugin {
+    #[error("{flag} plugin {name:?} is unknown")]
+    Unknown { flag: &'static str, name: String },
+    #[error("enable-admission-plugins plugin {0:?} is not implemented")]
+    Missing(String),
+    #[error("[{0}] in enable-admission-plugins and disable-admission-plugins overlapped")]
+    Overlap(String),
+}
+
+/// The plugins of one server, in order.
+pub struct Chain {
+    plugins: Vec<Arc<dyn Plugin>>,
+}
+
+impl Chain {
+    /// The chain that `--enable-admission-plugins` and `--disable-admission-plugins` ask for.
+    ///
+    /// # Errors
+    /// Every name that upstream does not know, that is to be enabled but not implemented, or that is in both lists.
+    pub fn build(enable: &[String], disable: &[String], around: &Surroundings) -> Result<Self, Vec<UnknownPlugin>> {
+        let faults = check(enable, disable);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let wanted =
+            |e: &&Entry| enable.iter().any(|n| n == e.name) || (e.default_on && !disable.iter().any(|n| n == e.name));
+        let built = ORDER
+            .iter()
+            .filter(wanted)
+            .filter_map(|e| e.build.map(|build| build(around)));
+        Ok(Self {
+            plugins: built.collect(),
+        })
+    }
+
+    /// A chain of given plugins, in the order given.
+    pub fn of(plugins: Vec<Arc<dyn Plugin>>) -> Self {
+        Self { plugins }
+    }
+
+    /// Names of the plugins that run, in order.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.plugins.iter().map(|p| p.name()).collect()
+    }
+
+    /// Whether any plugin looks at this operation.
+    pub fn handles(&self, operation: Operation) -> bool {
+        self.plugins.iter().any(|p| p.handles(operation))
+    }
+
+    /// The mutating pass; stops at the first refusal.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn admit(&self, request: &mut Request) -> Result<(), Refusal> {
+        for plugin in self.plugins.iter().filter(|p| p.handles(request.operation)) {
+            plugin.admit(request).await?;
+        }
+        Ok(())
+    }
+
+    /// The validating pass; stops at the first refusal.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn validate(&self, request: &Request) -> Result<(), Refusal> {
+        for plugin in self.plugins.iter().filter(|p| p.handles(request.operation)) {
+            plugin.validate(request).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The faults of the two flags.
+fn check(enable: &[String], disable: &[String]) -> Vec<UnknownPlugin> {
+    let entry = |name: &str| ORDER.iter().find(|e| e.name == name);
+    let mut faults = Vec::new();
+    for name in enable {
+        match entry(name) {
+            None => faults.push(UnknownPlugin::Unknown {
+                flag: "enable-admission-plugins",
+                name: name.clone(),
+            }),
+            // A default-on plugin that we lack is as absent as without the flag; saying otherwise would be a lie.
+            Some(e) if e.build.is_none() => faults.push(UnknownPlugin::Missing(name.clone())),
+            Some(_) => {}
+        }
+    }
+    for name in disable.iter().filter(|n| entry(n).is_none()) {
+        faults.push(UnknownPlugin::Unknown {
+            flag: "disable-admission-plugins",
+            name: name.clone(),
+        });
+    }
+    let both: BTreeSet<&str> = enable
+        .iter()
+        .filter(|n| disable.contains(n))
+        .map(String::as_str)
+        .collect();
+    if !both.is_empty() {
+        faults.push(UnknownPlugin::Overlap(both.into_iter().collect::<Vec<_>>().join(" ")));
+    }
+    faults
+}
