@@ -1,0 +1,75 @@
+//! JSON Merge Patch, RFC 7386: objects merge, `null` removes, everything else replaces.
+
+use serde_json::{Map, Value};
+
+use super::{PatchError, parse};
+
+/// Applies `patch` to `current`.
+///
+/// # Errors
+/// When the patch is not a JSON object.
+pub fn merge(current: &Value, patch: &[u8]) -> Result<Value, PatchError> {
+    let Value::Object(patch) = parse(patch)? else {
+        return Err(PatchError::Malformed("Invalid JSON Patch".into()));
+    };
+    let mut result = current.clone();
+    merge_into(&mut result, patch);
+    Ok(result)
+}
+
+fn merge_into(target: &mut Value, patch: Map<String, Value>) {
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(target) = target else { return };
+    for (key, value) in patch {
+        match value {
+            Value::Null => {
+                target.remove(&key);
+            }
+            Value::Object(nested) => merge_into(target.entry(key).or_insert(Value::Null), nested),
+            value => {
+                target.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_examples_of_the_rfc_hold() {
+        for (current, patch, expected) in [
+            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
+            (json!({"a":"b"}), json!({"a":null}), json!({})),
+            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
+            (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
+            (json!({"e":null}), json!({"a":1}), json!({"a":1,"e":null})),
+            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+        ] {
+            assert_eq!(merge(&current, patch.to_string().as_bytes()), Ok(expected), "{current} with {patch}");
+        }
+    }
+
+    #[test]
+    fn a_patch_that_is_no_object_is_refused() {
+        assert!(matches!(merge(&json!({}), b"[]"), Err(PatchError::Malformed(_))));
+        assert!(matches!(merge(&json!({}), b"{"), Err(PatchError::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn applying_a_merge_patch_twice_changes_nothing_more(a in 0..4, b in 0..4, null in any::<bool>()) {
+            let current = json!({"x": {"y": a, "z": b}});
+            let patch = json!({"x": {"y": if null { Value::Null } else { json!(b) }}}).to_string();
+            let once = merge(&current, patch.as_bytes()).unwrap();
+            prop_assert_eq!(merge(&once, patch.as_bytes()).unwrap(), once);
+        }
+    }
+}
