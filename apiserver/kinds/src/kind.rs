@@ -43,6 +43,10 @@ pub struct Kind {
     pub validate_name: fn(&str, bool) -> Vec<String>,
     /// The `status` subresource, if there is one.
     pub status: Option<Status>,
+    /// Other subresources through which the whole object is written (`ephemeralcontainers`, `resize`, `approval`,
+    /// `finalize`): name, and what such a write may change. Their `prepare` gets the client's object as it is and
+    /// returns with everything put back that this write may not touch, metadata included where upstream does so.
+    pub updates: &'static [(&'static str, Status)],
     /// Whether `metadata.generation` is kept: starts at 1 and rises when anything but metadata and status changes.
     pub generation: bool,
     /// Whether a PUT to a missing name creates (upstream: `AllowCreateOnUpdate`).

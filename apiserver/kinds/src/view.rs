@@ -1,0 +1,150 @@
+//! Reading dynamic objects without ceremony: a missing field reads as its zero value, as in Go.
+
+use serde_json::{Map, Value};
+use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_types::Typed;
+
+/// Short reads of a [`Value`] by JSON pointer.
+pub trait View {
+    /// The text there, or empty.
+    fn text(&self, pointer: &str) -> &str;
+    /// The number there, or 0.
+    fn int(&self, pointer: &str) -> i64;
+    /// The truth there, or false.
+    fn flag(&self, pointer: &str) -> bool;
+    /// The elements there, or none.
+    fn items(&self, pointer: &str) -> &[Value];
+    /// The entries there, if it is an object.
+    fn entries(&self, pointer: &str) -> Option<&Map<String, Value>>;
+    /// Whether something other than null is there.
+    fn has(&self, pointer: &str) -> bool;
+    /// The value there, null when missing.
+    fn at(&self, pointer: &str) -> &Value;
+}
+
+static NULL: Value = Value::Null;
+
+impl View for Value {
+    fn text(&self, pointer: &str) -> &str {
+        self.at(pointer).as_str().unwrap_or_default()
+    }
+    fn int(&self, pointer: &str) -> i64 {
+        self.at(pointer).as_i64().unwrap_or_default()
+    }
+    fn flag(&self, pointer: &str) -> bool {
+        self.at(pointer).as_bool().unwrap_or_default()
+    }
+    fn items(&self, pointer: &str) -> &[Value] {
+        self.at(pointer).as_array().map_or(&[], Vec::as_slice)
+    }
+    fn entries(&self, pointer: &str) -> Option<&Map<String, Value>> {
+        self.at(pointer).as_object()
+    }
+    fn has(&self, pointer: &str) -> bool {
+        !self.at(pointer).is_null()
+    }
+    fn at(&self, pointer: &str) -> &Value {
+        self.pointer(pointer).unwrap_or(&NULL)
+    }
+}
+
+/// Puts `value` under `key` unless something is there already. Does nothing when `object` is no JSON object.
+pub fn set_default(object: &mut Value, key: &str, value: impl Into<Value>) {
+    if let Some(map) = object.as_object_mut() {
+        let slot = map.entry(key).or_insert(Value::Null);
+        if slot.is_null() {
+            *slot = value.into();
+        }
+    }
+}
+
+/// As [`set_default`], and treats an empty string as absent: what Go sees in fields that are no pointers.
+pub fn set_if_empty(object: &mut Value, key: &str, value: impl Into<Value>) {
+    if object.get(key).is_none_or(|v| v.is_null() || v.as_str() == Some("")) {
+        set(object, key, value);
+    }
+}
+
+/// Puts `value` under `key`.
+pub fn set(object: &mut Value, key: &str, value: impl Into<Value>) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert(key.to_string(), value.into());
+    }
+}
+
+/// Takes `key` away.
+pub fn remove(object: &mut Value, key: &str) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove(key);
+    }
+}
+
+/// Makes `new[key]` what it is in `old`, absent if it is absent there.
+pub fn put_back(new: &mut Value, old: &Value, key: &str) {
+    match old.get(key) {
+        Some(value) => set(new, key, value.clone()),
+        None => remove(new, key),
+    }
+}
+
+/// The object under `key`, made empty when absent. `None` when `object` is no JSON object.
+pub fn child<'a>(object: &'a mut Value, key: &str) -> Option<&'a mut Value> {
+    let slot = object.as_object_mut()?.entry(key).or_insert(Value::Null);
+    if slot.is_null() {
+        *slot = Value::Object(Map::new());
+    }
+    Some(slot)
+}
+
+/// The elements of the list at `pointer`, to change them; none when it is no list.
+pub fn each_mut<'a>(object: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a mut Value> + use<'a> {
+    object
+        .pointer_mut(pointer)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+}
+
+/// The typed view of `value`. Strict decoding has happened, so a failure is ours: it becomes an internal fault.
+///
+/// # Errors
+/// When a field has another type than the kind's.
+pub fn typed<T: Typed>(value: &Value) -> Result<T, FieldErrors> {
+    T::from_value(value).map_err(|e| vec![FieldError::internal(&Path::none(), e.to_string())])
+}
+
+/// Upstream's semantic equality: absent, null, `""`, `0`, `false`, `{}` and `[]` are one and the same.
+pub fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.iter().all(|(k, v)| same(v, b.get(k).unwrap_or(&NULL)))
+                && b.iter().all(|(k, v)| a.contains_key(k) || zero(v))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (a, b) => a == b || (zero(a) && zero(b)),
+    }
+}
+
+fn zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.values().all(zero),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn absent_and_zero_are_the_same() {
+        assert!(same(&json!({"a": {}, "b": 1}), &json!({"b": 1, "c": ""})));
+        assert!(!same(&json!({"a": [0]}), &json!({"a": []})));
+        assert!(!same(&json!({"a": "x"}), &json!({})));
+    }
+}
