@@ -1,0 +1,110 @@
+# etcd, the control plane and cluster DNS: which commands they are. Sourced.
+# shellcheck shell=bash
+
+program() { echo "$BIN/$1"; }
+
+# api METHOD PATH [CURL_OPTIONS...]: a request as the administrator.
+api() {
+  curl -sS --fail-with-body --max-time 5 --cacert "$PKI/ca.crt" --cert "$PKI/admin.crt" --key "$PKI/admin.key" \
+    -X "$1" "https://127.0.0.1:$API_PORT$2" "${@:3}" 2>>"$LOGS/up.log"
+}
+
+etcd_up() { # COUNT
+  local i cluster=
+  for ((i = 1; i <= $1; i++)); do cluster+=",etcd-$i=https://127.0.0.1:$(etcd_peer_port "$i")"; done
+  cluster=${cluster#,}
+  if [ -s "$STATE/etcd/cluster" ] && [ "$cluster" != "$(<"$STATE/etcd/cluster")" ]; then
+    die "the cluster has another number of etcd members; hack/down first"
+  fi
+  mkdir -p "$STATE/etcd"
+  echo "$cluster" >"$STATE/etcd/cluster"
+  for ((i = 1; i <= $1; i++)); do
+    start "etcd-$i" "$(program etcd)" --name "etcd-$i" --data-dir "$STATE/etcd/$i" \
+      --listen-client-urls "https://127.0.0.1:$(etcd_client_port "$i")" --advertise-client-urls "https://127.0.0.1:$(etcd_client_port "$i")" \
+      --listen-peer-urls "https://127.0.0.1:$(etcd_peer_port "$i")" --initial-advertise-peer-urls "https://127.0.0.1:$(etcd_peer_port "$i")" \
+      --initial-cluster "$cluster" --initial-cluster-state new --initial-cluster-token steersman \
+      --client-cert-auth --trusted-ca-file "$PKI/etcd-ca.crt" --cert-file "$PKI/etcd.crt" --key-file "$PKI/etcd.key" \
+      --peer-client-cert-auth --peer-trusted-ca-file "$PKI/etcd-ca.crt" --peer-cert-file "$PKI/etcd.crt" --peer-key-file "$PKI/etcd.key" \
+      --quota-backend-bytes 4294967296 --log-level warn
+  done
+}
+
+apiservers_up() { # COUNT ETCD_COUNT
+  local i suffix
+  for ((i = 1; i <= $1; i++)); do
+    suffix=
+    ((i == 1)) || suffix=-$i
+    start "kube-apiserver$suffix" "$(program kube-apiserver)" \
+      --etcd-servers="$(etcd_endpoints "$2")" --etcd-cafile="$PKI/etcd-ca.crt" --etcd-certfile="$PKI/etcd-client.crt" --etcd-keyfile="$PKI/etcd-client.key" \
+      --advertise-address="$HOST_IP" --bind-address=0.0.0.0 --secure-port="$(api_port "$i")" --service-cluster-ip-range="$SERVICE_CIDR" \
+      --authorization-mode=Node,RBAC --client-ca-file="$PKI/ca.crt" \
+      --tls-cert-file="$PKI/apiserver.crt" --tls-private-key-file="$PKI/apiserver.key" \
+      --service-account-issuer="https://kubernetes.default.svc.$DOMAIN" --service-account-key-file="$PKI/sa.pub" --service-account-signing-key-file="$PKI/sa.key" \
+      --kubelet-client-certificate="$PKI/kubelet-client.crt" --kubelet-client-key="$PKI/kubelet-client.key" --kubelet-certificate-authority="$PKI/ca.crt" \
+      --kubelet-preferred-address-types=InternalIP --enable-admission-plugins=NodeRestriction --allow-privileged=true \
+      --requestheader-client-ca-file="$PKI/front-proxy-ca.crt" --requestheader-allowed-names=front-proxy-client \
+      --requestheader-extra-headers-prefix=X-Remote-Extra- --requestheader-group-headers=X-Remote-Group --requestheader-username-headers=X-Remote-User \
+      --proxy-client-cert-file="$PKI/front-proxy-client.crt" --proxy-client-key-file="$PKI/front-proxy-client.key" \
+      --enable-aggregator-routing=true
+  done
+}
+
+apiserver_ready() { api GET /readyz >/dev/null; }
+
+controllers_up() {
+  local config=$CONF/kube-controller-manager.kubeconfig
+  start kube-controller-manager "$(program kube-controller-manager)" \
+    --kubeconfig="$config" --authentication-kubeconfig="$config" --authorization-kubeconfig="$config" --bind-address=127.0.0.1 \
+    --tls-cert-file="$PKI/kube-controller-manager-serving.crt" --tls-private-key-file="$PKI/kube-controller-manager-serving.key" \
+    --client-ca-file="$PKI/ca.crt" --requestheader-client-ca-file="$PKI/front-proxy-ca.crt" \
+    --use-service-account-credentials=true --service-account-private-key-file="$PKI/sa.key" --root-ca-file="$PKI/ca.crt" \
+    --cluster-signing-cert-file="$PKI/ca.crt" --cluster-signing-key-file="$PKI/ca.key" \
+    --cluster-cidr="$POD_CIDR" --allocate-node-cidrs=false --service-cluster-ip-range="$SERVICE_CIDR"
+  config=$CONF/kube-scheduler.kubeconfig
+  start kube-scheduler "$(program kube-scheduler)" \
+    --kubeconfig="$config" --authentication-kubeconfig="$config" --authorization-kubeconfig="$config" --bind-address=127.0.0.1 \
+    --tls-cert-file="$PKI/kube-scheduler-serving.crt" --tls-private-key-file="$PKI/kube-scheduler-serving.key" \
+    --client-ca-file="$PKI/ca.crt" --requestheader-client-ca-file="$PKI/front-proxy-ca.crt"
+}
+
+dns_up() {
+  start cluster-dns "$(program cluster-dns)" --kubeconfig="$CONF/cluster-dns.kubeconfig" --listen="$HOST_IP:53" --cluster-domain="$DOMAIN"
+}
+
+# The objects that make cluster DNS a Service, and let it read what it serves.
+dns_objects() {
+  local rbac=/apis/rbac.authorization.k8s.io/v1 system=namespaces/kube-system
+  ensure "$rbac/clusterroles" system:cluster-dns '{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"name":"system:cluster-dns"},
+    "rules":[{"apiGroups":[""],"resources":["services"],"verbs":["list","watch"]},
+             {"apiGroups":["discovery.k8s.io"],"resources":["endpointslices"],"verbs":["list","watch"]}]}'
+  ensure "$rbac/clusterrolebindings" system:cluster-dns '{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"system:cluster-dns"},
+    "roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"system:cluster-dns"},
+    "subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"system:cluster-dns"}]}'
+  ensure "/api/v1/$system/services" kube-dns '{"apiVersion":"v1","kind":"Service",
+    "metadata":{"name":"kube-dns","namespace":"kube-system","labels":{"k8s-app":"kube-dns","kubernetes.io/name":"CoreDNS"}},
+    "spec":{"clusterIP":"'"$SERVICE_DNS"'","ports":[{"name":"dns","port":53,"protocol":"UDP"},{"name":"dns-tcp","port":53,"protocol":"TCP"}]}}'
+  ensure "/apis/discovery.k8s.io/v1/$system/endpointslices" kube-dns-host '{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice",
+    "metadata":{"name":"kube-dns-host","namespace":"kube-system",
+      "labels":{"kubernetes.io/service-name":"kube-dns","endpointslice.kubernetes.io/managed-by":"hack.steersman.dev"}},
+    "addressType":"IPv4","ports":[{"name":"dns","port":53,"protocol":"UDP"},{"name":"dns-tcp","port":53,"protocol":"TCP"}],
+    "endpoints":[{"addresses":["'"$HOST_IP"'"],"conditions":{"ready":true}}]}'
+}
+
+# ensure PATH NAME BODY: makes an object that does not exist. Tries again while the server's own start-up objects
+# (namespace kube-system, the RBAC policy) are still being made.
+ensure() {
+  local answer tries
+  for ((tries = 0; tries < 100; tries++)); do
+    ! api GET "$1/$2" >/dev/null || return 0
+    ! answer=$(api POST "$1" -H 'Content-Type: application/json' --data "$3") || return 0
+    sleep 0.05
+  done
+  die "could not create $2 at $1: $answer"
+}
+
+# dns_answers SERVER [NAMESPACE_FROM_WHICH]
+dns_answers() {
+  local query=(timeout 0.5 "$BIN/busybox" nslookup "kubernetes.default.svc.$DOMAIN" "$1")
+  if [ -n "${2:-}" ]; then query=(nsenter --net="$(pin "$2")" -- "${query[@]}"); fi
+  "${query[@]}" 2>/dev/null | grep -q "$SERVICE_API"
+}
