@@ -9,14 +9,31 @@
 //!
 //! It knows no kinds: what is inside the bytes is told by an [`Indexer`]; selectors and encodings are the caller's.
 
+mod encodings;
+mod event;
+mod feed;
+mod fresh;
+mod kick;
 mod object;
+mod scope;
+mod snapshot;
+mod state;
+mod tree;
+mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 
-pub use object::{Encodings, Indexed, Indexer, Object, Pairs};
-
+use self::{encodings::EncodingBudget, fresh::Fresh, kick::Kick, state::State};
+pub use self::{
+    event::Event,
+    object::{Indexed, Indexer, Object, Pairs},
+    scope::Scope,
+    snapshot::Snapshot,
+    watch::{Next, Watch},
+};
 use crate::store::{self, Revision, Store};
 
 /// How [`Cache::start`] shall work.
@@ -66,181 +83,165 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
-/// What a watch covers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scope {
-    resource: String,
-    within: String,
-    field: Option<(String, String)>,
-}
-
-impl Scope {
-    /// Keys below `within`, which starts with the `resource` prefix: `("/registry/pods/", "/registry/pods/")` for all
-    /// namespaces, `("/registry/pods/", "/registry/pods/default/")` for one.
-    pub fn prefix(resource: &str, within: &str) -> Self {
-        Scope {
-            resource: resource.into(),
-            within: within.into(),
-            field: None,
-        }
-    }
-    /// Exactly one key (fieldSelector metadata.name=…).
-    pub fn key(resource: &str, key: &str) -> Self {
-        unimplemented!("{resource}{key}")
-    }
-    /// Further narrowed to events whose old or new object has `value` in the indexed `field` (see [`CacheOptions::indexes`]).
-    pub fn with_field(self, field: &str, value: &str) -> Self {
-        unimplemented!("{field}{value}")
-    }
-}
-
-/// One change, with the object before and after. Shared by all watches.
-#[derive(Debug)]
-pub struct Event {
-    old: Option<Arc<Object>>,
-    new: Option<Arc<Object>>,
-    revision: Revision,
-}
-
-impl Event {
-    /// Before: `None` for a creation.
-    pub fn old(&self) -> Option<&Arc<Object>> {
-        self.old.as_ref()
-    }
-    /// After: `None` for a deletion.
-    pub fn new(&self) -> Option<&Arc<Object>> {
-        self.new.as_ref()
-    }
-    pub fn revision(&self) -> Revision {
-        self.revision
-    }
-    pub fn key(&self) -> &str {
-        unimplemented!()
-    }
-    /// The event in the encoding that the caller calls `slot` (its numbering: event type x media type x version), made once and shared.
-    pub fn encoding<E>(&self, slot: u8, make: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
-        let _ = slot;
-        make()
-    }
-}
-
-/// What [`Watch::next`] yields.
-#[derive(Debug)]
-pub enum Next {
-    /// At least one event, in order; all events of a revision are in one item.
-    Events(Vec<Arc<Event>>),
-    /// The watch fell out of history (or history was lost): it is over, the client must list again.
-    Expired,
-}
-
-/// A cursor into the event log.
-pub struct Watch {
-    _p: (),
-}
-
-impl Watch {
-    /// Waits for events. Cancel safe: a dropped call loses nothing.
-    pub async fn next(&mut self) -> Next {
-        unimplemented!()
-    }
-    /// The revision up to which everything in scope has been delivered: what a bookmark may say. Grows while the scope is idle.
-    pub fn revision(&mut self) -> Revision {
-        unimplemented!()
-    }
-}
-
-/// An immutable state of one resource.
-#[derive(Clone)]
-pub struct Snapshot {
-    _p: (),
-}
-
-impl Snapshot {
-    pub fn revision(&self) -> Revision {
-        unimplemented!()
-    }
-    pub fn get(&self, key: &str) -> Option<&Arc<Object>> {
-        unimplemented!("{key}")
-    }
-    /// Objects with keys below `within`, in key order, strictly after the key `after`.
-    pub fn range<'a>(
-        &'a self,
-        within: &str,
-        after: Option<&str>,
-    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 'a> {
-        unimplemented!("{within}{after:?}")
-    }
-    /// How many objects [`Snapshot::range`] would yield, without walking over them.
-    pub fn count(&self, within: &str, after: Option<&str>) -> usize {
-        unimplemented!("{within}{after:?}")
-    }
-    /// Objects whose indexed field has the value, in key order.
-    pub fn by_field<'a>(&'a self, field: &str, value: &str) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 'a> {
-        unimplemented!("{field}{value}")
-    }
-}
-
-/// The watch cache. Cheap to share in an [`Arc`]; the feed stops when the last one is dropped.
+/// The watch cache. Share it in an [`Arc`]; the feed stops when the last one is dropped.
 pub struct Cache {
-    _p: (),
+    inner: Arc<Inner>,
+    feed: tokio::task::JoinHandle<()>,
 }
+
+/// What the cache, its feed and its watches share.
+pub(crate) struct Inner {
+    options: CacheOptions,
+    indexer: Arc<dyn Indexer>,
+    state: RwLock<State>,
+    /// The state's revision, for those who wait for it. 0 until loaded.
+    progress: tokio::sync::watch::Sender<Revision>,
+    fresh: Arc<Fresh>,
+    kick: Arc<Kick>,
+    encodings: EncodingBudget,
+    /// Snapshots of the past that were made lately, newest last, so that the pages of one list share one.
+    past: Mutex<VecDeque<(String, Snapshot)>>,
+}
+
+/// Snapshots of the past to keep at hand. They hold no object that the event log does not hold.
+const PAST: usize = 32;
 
 impl Cache {
     /// Starts loading and following in the background (needs a tokio runtime).
     pub fn start(store: Arc<dyn Store>, options: CacheOptions, indexer: Arc<dyn Indexer>) -> Arc<Cache> {
-        let _ = (store, options, indexer);
-        unimplemented!()
+        let inner = Arc::new(Inner {
+            state: RwLock::new(State::new(&options, Arc::default())),
+            indexer,
+            progress: tokio::sync::watch::Sender::new(0),
+            fresh: Fresh::new(store.clone()),
+            kick: Arc::default(),
+            encodings: EncodingBudget::new(options.encoding_bytes),
+            past: Mutex::default(),
+            options,
+        });
+        let feed = tokio::spawn(feed::run(Arc::downgrade(&inner), store));
+        Arc::new(Cache { inner, feed })
     }
+
     /// Waits until the initial state is loaded.
     pub async fn ready(&self) {
-        unimplemented!()
+        // The sender lives as long as `self`.
+        let _ = self.inner.progress.subscribe().wait_for(|revision| *revision > 0).await;
     }
+
     /// Whether [`Cache::ready`] would return at once, for readyz.
     pub fn is_ready(&self) -> bool {
-        unimplemented!()
+        self.revision() > 0
     }
-    /// The revision of the state that reads show now.
+
+    /// The revision of the state that reads show now; 0 before it is loaded.
     pub fn revision(&self) -> Revision {
-        unimplemented!()
+        *self.inner.progress.borrow()
     }
-    /// Consistent-read barrier: after it, reads show at least everything that was written before the call. One revision read of the store serves all
-    /// who wait. Returns the cache's revision.
+
+    /// Consistent-read barrier: after it, reads show at least everything that was written before the call. One revision read
+    /// of the store serves all who wait. Returns the cache's revision.
     pub async fn fresh(&self) -> Result<Revision, Error> {
-        unimplemented!()
+        let before = self.revision();
+        if before == 0 {
+            return Err(Error::NotReady);
+        }
+        let revision = self.inner.fresh.revision().await?;
+        if revision < before {
+            // What we have shown is not in the store: it was restored from a backup.
+            self.inner.kick.load();
+            return Err(Error::NotReady);
+        }
+        let reached = self.wait_for(revision).await;
+        if matches!(reached, Err(Error::TooLarge { .. })) {
+            self.inner.kick.watch();
+        }
+        reached
     }
-    /// Waits until reads show at least `revision`; [`Error::TooLarge`] after [`CacheOptions::wait`].
+
+    /// Waits until reads show at least `revision`; [`Error::TooLarge`] after [`CacheOptions::wait`]. Returns the cache's revision.
     pub async fn wait_for(&self, revision: Revision) -> Result<Revision, Error> {
-        let _ = revision;
-        unimplemented!()
+        let current = self.revision();
+        if current == 0 {
+            return Err(Error::NotReady);
+        }
+        if current >= revision {
+            return Ok(current);
+        }
+        let mut progress = self.inner.progress.subscribe();
+        let reached = tokio::time::timeout(self.inner.options.wait, progress.wait_for(|r| *r >= revision)).await;
+        match reached {
+            Ok(Ok(reached)) => Ok(*reached),
+            _ => Err(Error::TooLarge {
+                requested: revision,
+                current: self.revision(),
+            }),
+        }
     }
+
     /// One object, now.
     pub fn get(&self, key: &str) -> Option<Arc<Object>> {
-        unimplemented!("{key}")
+        self.inner.state.read().get(key).cloned()
     }
+
+    /// One object and the revision of the state that was looked at.
+    pub fn get_at(&self, key: &str) -> (Option<Arc<Object>>, Revision) {
+        let state = self.inner.state.read();
+        (state.get(key).cloned(), state.revision)
+    }
+
     /// The state of a resource (`/registry/pods/`), now. Constant time.
     pub fn snapshot(&self, resource: &str) -> Snapshot {
-        unimplemented!("{resource}")
+        self.inner.state.read().snapshot(resource)
     }
-    /// The state of a resource at exactly `revision`. [`Error::Expired`] if history does not reach back, [`Error::TooLarge`] if it is in the future.
+
+    /// The state of a resource at exactly `revision`. [`Error::Expired`] if history does not reach back, [`Error::TooLarge`]
+    /// at once if it is in the future. (The store may still have what is expired here.)
     pub fn snapshot_at(&self, resource: &str, revision: Revision) -> Result<Snapshot, Error> {
-        unimplemented!("{resource}{revision}")
+        let (mut objects, undo) = self.inner.state.read().before(resource, revision)?;
+        if undo.is_empty() {
+            return Ok(Snapshot::new(revision, objects));
+        }
+        let mut past = self.inner.past.lock();
+        if let Some((_, snapshot)) = past.iter().find(|(r, s)| r == resource && s.revision() == revision) {
+            return Ok(snapshot.clone());
+        }
+        for event in undo {
+            objects.replace(event.new(), event.old());
+        }
+        let snapshot = Snapshot::new(revision, objects);
+        while past.len() >= PAST {
+            past.pop_front();
+        }
+        past.push_back((resource.to_owned(), snapshot.clone()));
+        Ok(snapshot)
     }
-    /// Starts a watch for events strictly after `revision`.
+
+    /// Starts a watch for events strictly after `revision`. [`Error::Expired`] if history does not reach back. A revision in the
+    /// future is allowed.
     pub fn watch(&self, scope: Scope, revision: Revision) -> Result<Watch, Error> {
-        unimplemented!("{scope:?}{revision}")
+        Watch::start(self.inner.clone(), scope, revision)
     }
-    /// An encoding of an object (the caller's `slot` numbering), made once per version and shared, within [`CacheOptions::encoding_bytes`].
+
+    /// An encoding of an object (the caller's `slot` numbering), made once per version and shared, within
+    /// [`CacheOptions::encoding_bytes`].
     pub fn encoding<E>(
         &self,
         object: &Arc<Object>,
         slot: u8,
         make: impl FnOnce() -> Result<Bytes, E>,
     ) -> Result<Bytes, E> {
-        let _ = (object, slot);
-        make()
+        self.inner.encodings.encoding(object, slot, make)
     }
-    /// Objects that could not be decoded: key and reason.
-    pub fn broken(&self) -> Vec<(String, String)> {
-        unimplemented!()
+
+    /// Objects that could not be decoded; [`Object::broken`] tells why.
+    pub fn broken(&self) -> Vec<Arc<Object>> {
+        self.inner.state.read().broken().cloned().collect()
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.feed.abort();
     }
 }

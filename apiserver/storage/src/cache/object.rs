@@ -2,10 +2,9 @@
 
 use std::{any::Any, fmt, sync::Arc};
 
-use bytes::Bytes;
-use parking_lot::Mutex;
-
+use super::{encodings::Encodings, tree::Keyed};
 use crate::store::Revision;
+use bytes::Bytes;
 
 /// Looks inside stored bytes, once per object version. Given by the API server, which knows kinds and codecs.
 pub trait Indexer: Send + Sync + 'static {
@@ -123,10 +122,6 @@ impl Object {
         &self.key
     }
 
-    pub(crate) fn shared_key(&self) -> &Arc<str> {
-        &self.key
-    }
-
     /// Last part of the key.
     pub fn name(&self) -> &str {
         self.key.rsplit('/').next().unwrap_or_default()
@@ -199,28 +194,8 @@ impl fmt::Debug for Object {
     }
 }
 
-/// Encodings of one thing, by the caller's slot number, each made once and shared.
-#[derive(Default)]
-pub struct Encodings(Mutex<Option<Box<Vec<(u8, Bytes)>>>>);
-
-impl Encodings {
-    /// The encoding in `slot`, made by `make` if it is not there. Two callers at once may both make it; one result is kept.
-    pub fn get_or_make<E>(&self, slot: u8, make: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
-        let find = |kept: &Option<Box<Vec<(u8, Bytes)>>>| {
-            kept.iter()
-                .flat_map(|v| v.iter())
-                .find(|(s, _)| *s == slot)
-                .map(|(_, b)| b.clone())
-        };
-        if let Some(bytes) = find(&self.0.lock()) {
-            return Ok(bytes);
-        }
-        let made = make()?;
-        let mut kept = self.0.lock();
-        if let Some(bytes) = find(&kept) {
-            return Ok(bytes);
-        }
-        kept.get_or_insert_default().push((slot, made.clone()));
-        Ok(made)
+impl Keyed for Arc<Object> {
+    fn key(&self) -> &Arc<str> {
+        &self.key
     }
 }
