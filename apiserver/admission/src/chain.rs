@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::{Operation, Plugin, Refusal, Request, Surroundings};
+use steersman_schema::status::Status;
+
+use crate::{Operation, Plugin, Request, Surroundings};
 
 /// Builds one plugin.
 type Build = fn(&Surroundings) -> Arc<dyn Plugin>;
@@ -134,8 +136,9 @@ impl Chain {
     ///
     /// # Errors
     /// The first refusal.
-    pub async fn admit(&self, request: &mut Request) -> Result<(), Refusal> {
-        for plugin in self.plugins.iter().filter(|p| p.handles(request.operation)) {
+    pub async fn admit(&self, request: &mut Request) -> Result<(), Box<Status>> {
+        let operation = request.operation;
+        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
             plugin.admit(request).await?;
         }
         Ok(())
@@ -145,7 +148,7 @@ impl Chain {
     ///
     /// # Errors
     /// The first refusal.
-    pub async fn validate(&self, request: &Request) -> Result<(), Refusal> {
+    pub async fn validate(&self, request: &Request) -> Result<(), Box<Status>> {
         for plugin in self.plugins.iter().filter(|p| p.handles(request.operation)) {
             plugin.validate(request).await?;
         }

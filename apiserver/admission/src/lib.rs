@@ -6,15 +6,14 @@
 //! [`Cluster`]; time and randomness come with the request. The crate does not speak HTTP and stores nothing.
 
 pub mod chain;
-mod refusal;
 mod request;
 
 pub use chain::{Chain, UnknownPlugin};
-pub use refusal::{Cause, Refusal};
 pub use request::{Operation, Request};
 
 use std::sync::Arc;
 use steersman_auth::{Authorizer, Lister};
+use steersman_schema::status::Status;
 
 /// The cluster as plugins see it: the cache, and a way to wait until the cache has caught up with the store.
 #[async_trait::async_trait]
@@ -47,15 +46,15 @@ pub trait Plugin: Send + Sync {
     /// The mutating pass.
     ///
     /// # Errors
-    /// The refusal that the client sees.
-    async fn admit(&self, _request: &mut Request) -> Result<(), Refusal> {
+    /// The refusal that the client sees (see [`Request::forbidden`]).
+    async fn admit(&self, _request: &mut Request) -> Result<(), Box<Status>> {
         Ok(())
     }
     /// The validating pass: the object is final.
     ///
     /// # Errors
-    /// The refusal that the client sees.
-    async fn validate(&self, _request: &Request) -> Result<(), Refusal> {
+    /// The refusal that the client sees (see [`Request::forbidden`]).
+    async fn validate(&self, _request: &Request) -> Result<(), Box<Status>> {
         Ok(())
     }
 }

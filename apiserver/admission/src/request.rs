@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use steersman_auth::lister::text;
 use steersman_auth::user::User;
+use steersman_schema::status::Status;
 
 /// The kind of write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,5 +67,10 @@ impl Request {
             .into_iter()
             .find(|s| !s.is_empty())
             .unwrap_or("Unknown")
+    }
+
+    /// 403 on the object written: `pods "x" is forbidden: <why>`.
+    pub fn forbidden(&self, why: impl AsRef<str>) -> Box<Status> {
+        Box::new(Status::forbidden(&self.group, &self.resource, self.shown_name(), why.as_ref()))
     }
 }

@@ -8,8 +8,10 @@
 //! as an argument, objects through [`lister::Lister`]. It does not speak HTTP: refusals are values that the server
 //! turns into `Status`.
 
+pub mod authn;
 pub mod authz;
 pub mod lister;
+pub mod token;
 pub mod user;
 
 pub use authz::{Attributes, Authorizer, Decision, Outcome};
