@@ -10,6 +10,7 @@
 
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 pub mod lister;
 pub mod token;
 pub mod user;

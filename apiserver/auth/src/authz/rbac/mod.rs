@@ -16,8 +16,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use serde_json::Value;
 
-pub(crate) use rule::quoted;
 pub use rule::rules_of;
+pub(crate) use rule::{missing, quoted};
 
 use super::{Attributes, Authorizer, Decision, Outcome, Reason, Rule, Rules, aggregate};
 use crate::lister::{Follower, items, text};
