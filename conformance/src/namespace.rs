@@ -1,0 +1,41 @@
+//! A namespace of a test's own, removed when the test ends.
+
+use crate::{Cluster, Kubectl, eventually};
+
+/// A fresh namespace, in which pods can be created at once.
+pub struct Namespace {
+    pub name: String,
+    pub cluster: Cluster,
+    /// kubectl in this namespace.
+    pub kubectl: Kubectl,
+}
+
+impl Namespace {
+    /// `name` says whose it is; a suffix makes it unique.
+    ///
+    /// # Panics
+    /// When the namespace cannot be made.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let cluster = Cluster::here();
+        let name = format!("{name}-{:06x}", rand::random::<u32>() & 0xff_ffff);
+        let admin = Kubectl::new(&cluster);
+        let _ = admin.run(&format!("create namespace {name}")).ok();
+        let kubectl = admin.in_namespace(&name);
+        // Pods are refused until the controllers have made these.
+        eventually("the default service account and the root CA", 30, || {
+            let ready = kubectl.run("get serviceaccount/default configmap/kube-root-ca.crt -o name");
+            if ready.code == 0 { Ok(()) } else { Err(ready.stderr) }
+        });
+        Self { name, cluster, kubectl }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let deletion = Kubectl::new(&self.cluster).run(&format!("delete namespace {} --wait=false", self.name));
+        if deletion.code != 0 && !std::thread::panicking() {
+            panic!("deleting namespace {}: {}", self.name, deletion.stderr);
+        }
+    }
+}
