@@ -37,72 +37,14 @@
 //! ```
 
 pub mod cache;
+pub mod compact;
+pub mod etcd;
 pub mod memory;
 pub mod store;
 
+pub use compact::compact_regularly;
+pub use etcd::{EtcdOptions, EtcdStore, MemberStatus};
 pub use memory::MemoryStore;
 pub use store::{
     Batch, Change, Error, Got, KeyValue, MAX_VALUE_BYTES, Page, RangeRequest, Result, Revision, Store, WatchStream,
 };
-
-mod signatures_pending {
-    // Filled in the next commits: same names, same signatures.
-    use super::*;
-    use std::time::Duration;
-
-    /// Where etcd is and how to prove who we are.
-    #[derive(Clone, Debug, Default)]
-    pub struct EtcdOptions {
-        /// `https://host:port`, one per member (`--etcd-servers`).
-        pub endpoints: Vec<String>,
-        /// PEM contents of `--etcd-cafile`, `--etcd-certfile`, `--etcd-keyfile`.
-        pub ca: Vec<u8>,
-        pub cert: Vec<u8>,
-        pub key: Vec<u8>,
-    }
-
-    /// The store in etcd.
-    pub struct EtcdStore {}
-    impl EtcdStore {
-        /// Succeeds also when no member answers yet: connections are made when needed.
-        pub fn connect(options: EtcdOptions) -> Result<Self> {
-            let _ = options;
-            unimplemented!()
-        }
-    }
-    #[async_trait::async_trait]
-    impl Store for EtcdStore {
-        async fn get(&self, _: &str) -> Result<Got> {
-            unimplemented!()
-        }
-        async fn range(&self, _: RangeRequest) -> Result<Page> {
-            unimplemented!()
-        }
-        async fn create(&self, _: &str, _: bytes::Bytes, _: Option<Duration>) -> Result<Revision> {
-            unimplemented!()
-        }
-        async fn update(&self, _: &str, _: bytes::Bytes, _: Revision, _: Option<Duration>) -> Result<Revision> {
-            unimplemented!()
-        }
-        async fn delete(&self, _: &str, _: Revision) -> Result<Revision> {
-            unimplemented!()
-        }
-        async fn watch(&self, _: &str, _: Revision) -> Result<WatchStream> {
-            unimplemented!()
-        }
-        async fn current_revision(&self) -> Result<Revision> {
-            unimplemented!()
-        }
-        async fn compact(&self, _: Revision) -> Result<()> {
-            unimplemented!()
-        }
-    }
-
-    /// Compacts etcd's history like upstream: every `interval`, one API server of all (elected through the key `compact_rev_key`).
-    /// Runs until dropped.
-    pub async fn compact_regularly(store: std::sync::Arc<dyn Store>, interval: Duration) {
-        let _ = (store, interval);
-        unimplemented!()
-    }
-}
-pub use signatures_pending::{EtcdOptions, EtcdStore, compact_regularly};

@@ -7,6 +7,7 @@ mod common;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::TestIndexer;
+use futures::FutureExt;
 use proptest::prelude::*;
 use steersman_storage::{
     MemoryStore, Store,
@@ -100,16 +101,16 @@ struct Watching {
 }
 
 impl Watching {
-    async fn drain(&mut self) {
+    fn drain(&mut self) {
         while !self.expired {
-            match tokio::time::timeout(Duration::from_millis(1), self.watch.next()).await {
-                Ok(Next::Events(events)) => {
+            match self.watch.next().now_or_never() {
+                Some(Next::Events(events)) => {
                     assert!(!events.is_empty());
                     self.seen.extend(events.iter().map(|e| told(e)));
                     assert!(self.watch.revision() >= self.seen.last().unwrap().0, "a bookmark behind delivered events");
                 }
-                Ok(Next::Expired) => self.expired = true,
-                Err(_) => return,
+                Some(Next::Expired) => self.expired = true,
+                None => return,
             }
         }
     }
@@ -207,7 +208,7 @@ async fn run(ops: Vec<Op>, history_bytes: usize) {
             Op::Drain { watch } => {
                 let len = watches.len();
                 if len > 0 {
-                    watches[usize::from(watch) % len].drain().await;
+                    watches[usize::from(watch) % len].drain();
                 }
             }
             Op::Settle => {
@@ -229,7 +230,7 @@ async fn run(ops: Vec<Op>, history_bytes: usize) {
     assert_eq!(end, history.revision);
 
     for watching in &mut watches {
-        watching.drain().await;
+        watching.drain();
         let mut expected: Vec<Told> = history
             .events
             .iter()
@@ -280,13 +281,13 @@ proptest! {
 
     #[test]
     fn list_and_watch_from_any_revision_give_exactly_the_history(ops in proptest::collection::vec(op(), 1..120)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(run(ops, 64 << 20));
     }
 
     #[test]
     fn with_too_little_history_watches_expire_but_never_skip(ops in proptest::collection::vec(op(), 1..200)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(run(ops, 4096));
     }
 }
