@@ -210,6 +210,8 @@ pub struct Type {
     flat: Box<[(&'static str, Place)]>,
     /// Indices into `fields`, by ascending protobuf number; fields without one are left out.
     ascending: Box<[u16]>,
+    /// Indices into `flat`, of fields that Go prints although nobody set them.
+    unset: Box<[u16]>,
 }
 
 /// Where a flattened field is: the type that declares it, and its index there.
@@ -217,22 +219,44 @@ pub struct Type {
 struct Place {
     owner: TypeRef,
     index: u16,
+    /// Go's names of the inline structs on the way there.
+    via: &'static [&'static str],
 }
 
 impl Type {
     /// A field by its JSON name, looking through inline structs.
     #[must_use]
     pub fn field(&self, json: &str) -> Option<&'static Field> {
-        let at = self.flat.binary_search_by(|(name, _)| (*name).cmp(json)).ok()?;
-        let place = self.flat[at].1;
+        self.flat_field(self.flat_index(json)?)
+    }
+
+    /// Where a field stands among [`Self::flat_fields`].
+    #[must_use]
+    pub fn flat_index(&self, json: &str) -> Option<usize> {
+        self.flat.binary_search_by(|(name, _)| (*name).cmp(json)).ok()
+    }
+
+    /// The inverse of [`Self::flat_index`].
+    #[must_use]
+    pub fn flat_field(&self, at: usize) -> Option<&'static Field> {
+        let place = self.flat.get(at)?.1;
         place.owner.get().fields.get(usize::from(place.index))
+    }
+
+    /// Go's names of the inline structs between this type and a field, as its decoding errors show them.
+    #[must_use]
+    pub fn embedded(&self, at: usize) -> &'static [&'static str] {
+        self.flat.get(at).map_or(&[], |(_, place)| place.via)
     }
 
     /// All JSON fields, inline structs flattened, sorted by name.
     pub fn flat_fields(&self) -> impl Iterator<Item = &'static Field> + '_ {
-        self.flat
-            .iter()
-            .map(|(_, place)| &place.owner.get().fields[usize::from(place.index)])
+        (0..self.flat.len()).filter_map(|at| self.flat_field(at))
+    }
+
+    /// The fields that Go prints although nobody set them: scalars without `omitempty` and structs held by value.
+    pub fn unset_fields(&self) -> impl Iterator<Item = &'static Field> + '_ {
+        self.unset.iter().filter_map(|at| self.flat_field(usize::from(*at)))
     }
 
     /// Fields in the order in which protobuf writes them.
@@ -295,6 +319,16 @@ pub struct Field {
 }
 
 impl Field {
+    /// Whether Go prints the field although nobody set it, as something else than `null`.
+    fn printed_unset(&self) -> bool {
+        !self.pointer
+            && match &self.ty.shape {
+                Shape::String | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Float64 => !self.omitempty,
+                Shape::Struct(_) | Shape::Quantity | Shape::IntOrString | Shape::Duration => !self.omitzero,
+                _ => false,
+            }
+    }
+
     /// The values of an enumeration, sorted; empty when any value may be given.
     #[must_use]
     pub fn enum_values(&self) -> &'static [&'static str] {

@@ -88,6 +88,7 @@ fn declarations(text: &'static str) -> (Parser, Vec<Type>) {
                     fields: Box::default(),
                     flat: Box::default(),
                     ascending: Box::default(),
+                    unset: Box::default(),
                 });
                 Decl::Struct(TypeRef::new(types.len() - 1))
             }
@@ -275,26 +276,36 @@ fn base(text: &str) -> Option<Shape> {
 fn index(types: &mut [Type]) {
     for i in 0..types.len() {
         let mut flat = Vec::new();
-        flatten(types, i, &mut flat);
+        flatten(types, i, &[], &mut flat);
         flat.sort_by_key(|(name, _)| *name);
+        let unset = flat.iter().enumerate().filter(|(_, (_, place))| {
+            types[usize::from(place.owner.0)].fields[usize::from(place.index)].printed_unset()
+        });
+        let unset: Vec<u16> = unset.filter_map(|(n, _)| u16::try_from(n).ok()).collect();
         let fields = &types[i].fields;
         let mut ascending: Vec<u16> = (0..fields.len()).filter_map(|n| u16::try_from(n).ok()).collect();
         ascending.retain(|n| fields[usize::from(*n)].number != 0);
         ascending.sort_by_key(|n| fields[usize::from(*n)].number);
         types[i].flat = flat.into();
         types[i].ascending = ascending.into();
+        types[i].unset = unset.into();
     }
 }
 
-fn flatten(types: &[Type], at: usize, into: &mut Vec<(&'static str, Place)>) {
+fn flatten(types: &[Type], at: usize, via: &'static [&'static str], into: &mut Vec<(&'static str, Place)>) {
     for (n, field) in types[at].fields.iter().enumerate() {
         match &field.ty.shape {
-            Shape::Struct(inner) if field.inline => flatten(types, usize::from(inner.0), into),
+            Shape::Struct(inner) if field.inline => {
+                let inner = usize::from(inner.0);
+                let via: Vec<_> = via.iter().copied().chain([types[inner].short]).collect();
+                flatten(types, inner, via.leak(), into);
+            }
             _ => into.push((
                 field.json,
                 Place {
                     owner: TypeRef::new(at),
                     index: u16::try_from(n).unwrap_or(0),
+                    via,
                 },
             )),
         }
