@@ -63,7 +63,7 @@ BASIC = {"string", "bool", "int", "int32", "int64", "uint8", "byte", "uint32", "
 # Scalars of packages that hold no API types: their base suffices.
 FOREIGN = {"k8s.io/apimachinery/pkg/types": "string"}
 # Types of meta/v1 that never appear as such on the wire.
-UNWANTED = {"InternalEvent", "TypeMeta", "Timestamp", "GetOptions"}
+UNWANTED = {"InternalEvent", "TypeMeta", "Timestamp"}
 
 
 def packages(universe):

@@ -22,6 +22,8 @@ pub(in crate::codec) fn encode(value: &Value, stored: bool) -> Result<Vec<u8>, E
         });
     };
     let encoder = Encoder { kind, stored };
+    // A WatchEvent has no kind on the wire, although it is registered under one.
+    let (api_version, kind) = if ty.kind { (api_version, kind) } else { ("", "") };
     envelope::write(api_version, kind, |out| encoder.message(out, ty, object, stored))
 }
 
