@@ -17,7 +17,12 @@ pub struct Backoff {
 impl Backoff {
     #[must_use]
     pub fn new(first: Duration, cap: Duration, factor: f64) -> Self {
-        Self { first, cap, factor, next: first }
+        Self {
+            first,
+            cap,
+            factor,
+            next: first,
+        }
     }
 
     /// client-go's reflector: 800 ms doubling to 30 s.

@@ -54,7 +54,9 @@ pub fn parse_from<P: Parser>(args: impl IntoIterator<Item = OsString>) -> Result
 /// pflag treats `_` in a flag's name like `-`.
 fn normal(arg: OsString) -> OsString {
     let Some(text) = arg.to_str() else { return arg };
-    let Some(flag) = text.strip_prefix("--") else { return arg };
+    let Some(flag) = text.strip_prefix("--") else {
+        return arg;
+    };
     let (name, value) = flag.split_once('=').map_or((flag, None), |(n, v)| (n, Some(v)));
     let name = name.replace('_', "-");
     match value {
@@ -78,7 +80,9 @@ fn line(error: &clap::Error) -> String {
             format!("flag needs an argument: {name}")
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
-            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            let cause = std::error::Error::source(error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
             let allowed = text(ContextKind::ValidValue);
             let why = if !cause.is_empty() {
                 cause
@@ -87,7 +91,10 @@ fn line(error: &clap::Error) -> String {
             } else {
                 "not understood".to_owned()
             };
-            format!("invalid argument {:?} for {name:?} flag: {why}", text(ContextKind::InvalidValue))
+            format!(
+                "invalid argument {:?} for {name:?} flag: {why}",
+                text(ContextKind::InvalidValue)
+            )
         }
         ErrorKind::MissingRequiredArgument => format!("required flag(s) not set: {name}"),
         _ => {
@@ -113,12 +120,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(|| {
-            format!("time: missing unit in duration {text:?}")
-        })?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(|| format!("time: missing unit in duration {text:?}"))?;
         let number: f64 = rest.get(..digits).and_then(|n| n.parse().ok()).ok_or_else(bad)?;
         let tail = rest.get(digits..).unwrap_or_default();
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
         let (unit, after) = tail.split_at(end);
         let seconds = match unit {
             "ns" => 1e-9,
@@ -171,7 +180,12 @@ pub struct ServingFlags {
     #[arg(long, default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     pub authentication_skip_lookup: bool,
     /// Paths that need neither authentication nor authorization.
-    #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez", value_name = "PATHS")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "/healthz,/readyz,/livez",
+        value_name = "PATHS"
+    )]
     pub authorization_always_allow_paths: Vec<String>,
     /// CA file; a client certificate signed by it authenticates its common name.
     #[arg(long, value_name = "FILE")]
@@ -186,10 +200,20 @@ pub struct ServingFlags {
     #[arg(long, value_delimiter = ',', default_value = "x-remote-user", value_name = "HEADERS")]
     pub requestheader_username_headers: Vec<String>,
     /// Headers with the user's groups.
-    #[arg(long, value_delimiter = ',', default_value = "x-remote-group", value_name = "HEADERS")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "x-remote-group",
+        value_name = "HEADERS"
+    )]
     pub requestheader_group_headers: Vec<String>,
     /// Prefixes of headers with extra facts about the user; they are passed to the authorizer.
-    #[arg(long, value_delimiter = ',', default_value = "x-remote-extra-", value_name = "PREFIXES")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "x-remote-extra-",
+        value_name = "PREFIXES"
+    )]
     pub requestheader_extra_headers_prefix: Vec<String>,
 }
 
@@ -264,9 +288,16 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_one_line_with_flag_and_reason() {
-        let Err(Stop::Mistake(line)) = run(&["--number=x"]) else { panic!("accepted") };
-        assert_eq!(line, "invalid argument \"x\" for \"--number\" flag: invalid digit found in string");
-        let Err(Stop::Mistake(line)) = run(&["--number"]) else { panic!("accepted") };
+        let Err(Stop::Mistake(line)) = run(&["--number=x"]) else {
+            panic!("accepted")
+        };
+        assert_eq!(
+            line,
+            "invalid argument \"x\" for \"--number\" flag: invalid digit found in string"
+        );
+        let Err(Stop::Mistake(line)) = run(&["--number"]) else {
+            panic!("accepted")
+        };
         assert_eq!(line, "flag needs an argument: --number");
     }
 
@@ -284,6 +315,9 @@ mod tests {
         assert_eq!(duration("1h2m3s"), Ok(Duration::from_secs(3723)));
         assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
         assert_eq!(duration("5"), Err("time: missing unit in duration \"5\"".into()));
-        assert_eq!(duration("5x"), Err("time: unknown unit \"x\" in duration \"5x\"".into()));
+        assert_eq!(
+            duration("5x"),
+            Err("time: unknown unit \"x\" in duration \"5x\"".into())
+        );
     }
 }

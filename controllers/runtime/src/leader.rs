@@ -87,7 +87,11 @@ impl ApiLease {
     pub fn new(client: Client, config: &Config) -> Self {
         // A request that hangs must leave room for another try before the deadline.
         let client = client.with_timeout(config.renew_deadline / 2);
-        Self { client, namespace: config.namespace.clone(), name: config.name.clone() }
+        Self {
+            client,
+            namespace: config.namespace.clone(),
+            name: config.name.clone(),
+        }
     }
 }
 
@@ -120,7 +124,9 @@ pub enum Step {
     Create(LeaseSpec),
     Update(LeaseSpec),
     /// Somebody else holds it.
-    Wait { holder: String },
+    Wait {
+        holder: String,
+    },
 }
 
 /// The lease as seen last, and since when it has looked like this on our own clock.
@@ -182,7 +188,11 @@ impl Candidate<'_> {
         if self.lease.as_ref().and_then(|l| l.spec.as_ref()) != lease.spec.as_ref() {
             self.changed = Instant::now();
         }
-        let holder = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()).unwrap_or_default();
+        let holder = lease
+            .spec
+            .as_ref()
+            .and_then(|s| s.holder_identity.clone())
+            .unwrap_or_default();
         if holder != self.reported {
             info!(leader = %holder, lease = %self.config.name, "new leader elected");
             self.reported = holder;
@@ -190,8 +200,17 @@ impl Candidate<'_> {
         self.lease = Some(lease);
     }
 
+    /// In microseconds, as the API keeps it: what is read back must compare equal.
+    fn now(&self) -> Timestamp {
+        let now = (self.wall)();
+        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+    }
+
     fn holds(&self) -> bool {
-        self.lease.as_ref().and_then(|l| l.spec.as_ref()).and_then(|s| s.holder_identity.as_deref())
+        self.lease
+            .as_ref()
+            .and_then(|l| l.spec.as_ref())
+            .and_then(|s| s.holder_identity.as_deref())
             == Some(self.config.identity.as_str())
     }
 
@@ -205,23 +224,26 @@ impl Candidate<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let seen = self.lease.clone().map(|lease| Seen { lease, unchanged_for: self.changed.elapsed() });
-        let written = match decide(self.config, seen.as_ref(), (self.wall)()) {
+        let seen = self.lease.clone().map(|lease| Seen {
+            lease,
+            unchanged_for: self.changed.elapsed(),
+        });
+        let (wanted, create) = match decide(self.config, seen.as_ref(), self.now()) {
             Step::Wait { holder } => {
                 debug!(%holder, "lease is held by somebody else");
                 return Ok(false);
             }
-            Step::Create(spec) => {
-                let mut lease = Lease { spec: Some(spec), ..Lease::default() };
-                lease.metadata.name = Some(self.config.name.clone());
-                lease.metadata.namespace = Some(self.config.namespace.clone());
-                self.store.create(lease).await
-            }
-            Step::Update(spec) => {
-                let mut lease = seen.map(|s| s.lease).unwrap_or_default();
-                lease.spec = Some(spec);
-                self.store.update(lease).await
-            }
+            Step::Create(spec) => (spec, true),
+            Step::Update(spec) => (spec, false),
+        };
+        let mut lease = seen.map(|s| s.lease).unwrap_or_default();
+        lease.spec = Some(wanted.clone());
+        lease.metadata.name = Some(self.config.name.clone());
+        lease.metadata.namespace = Some(self.config.namespace.clone());
+        let written = if create {
+            self.store.create(lease).await
+        } else {
+            self.store.update(lease).await
         };
         match written {
             Ok(lease) => {
@@ -229,11 +251,13 @@ impl Candidate<'_> {
                 Ok(true)
             }
             Err(error) => {
-                // Somebody wrote in between, or we do not know whether our write arrived: look before the next try.
-                if let Ok(lease) = self.store.get().await {
-                    self.observe(lease);
-                }
-                if self.holds() && !error.is_conflict() { Ok(true) } else { Err(error) }
+                // Somebody wrote in between, or our write arrived and its answer did not: look before the next try.
+                let Ok(lease) = self.store.get().await else {
+                    return Err(error);
+                };
+                let arrived = lease.spec.as_ref() == Some(&wanted);
+                self.observe(lease);
+                if arrived { Ok(true) } else { Err(error) }
             }
         }
     }
@@ -244,7 +268,7 @@ impl Candidate<'_> {
         }
         let Some(mut lease) = self.lease.take() else { return };
         let transitions = lease.spec.as_ref().and_then(|s| s.lease_transitions);
-        let now = MicroTime((self.wall)());
+        let now = MicroTime(self.now());
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(String::new()),
             lease_duration_seconds: Some(1),
@@ -273,8 +297,14 @@ where
     W: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let mut candidate =
-        Candidate { config, store, wall, lease: None, changed: Instant::now(), reported: String::new() };
+    let mut candidate = Candidate {
+        config,
+        store,
+        wall,
+        lease: None,
+        changed: Instant::now(),
+        reported: String::new(),
+    };
     info!(lease = %format_args!("{}/{}", config.namespace, config.name), "attempting to acquire leader lease...");
     loop {
         let attempt = tokio::select! {
@@ -349,9 +379,13 @@ fn announce(config: &Config, recorder: Option<&Recorder>, what: &str) {
         namespace: Some(config.namespace.clone()),
         ..ObjectReference::default()
     };
-    recorder.event(&lease, EventType::Normal, "LeaderElection", &format!("{} {what}", config.identity));
+    recorder.event(
+        &lease,
+        EventType::Normal,
+        "LeaderElection",
+        &format!("{} {what}", config.identity),
+    );
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -42,9 +42,13 @@ impl Metrics {
 
 /// From /proc/self; empty where there is none.
 fn process() -> String {
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return String::new() };
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
+        return String::new();
+    };
     // The second field is the command in parentheses and may hold blanks.
-    let Some((_, rest)) = stat.rsplit_once(") ") else { return String::new() };
+    let Some((_, rest)) = stat.rsplit_once(") ") else {
+        return String::new();
+    };
     let fields: Vec<&str> = rest.split(' ').collect();
     let number = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
     // utime and stime in clock ticks (100 per second on every Linux), rss in pages of 4096 bytes.

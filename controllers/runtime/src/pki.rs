@@ -58,9 +58,9 @@ impl SigningKey {
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|e| bad("reading a private key", format!("{e:?}")))?;
         let unusable = || PkiError("unsupported private key: not RSA, ECDSA P-256 or P-384, or Ed25519".to_owned());
         let ec = |der: &[u8]| {
-            EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, der).map(Key::P256).or_else(|_| {
-                EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_ASN1_SIGNING, der).map(Key::P384)
-            })
+            EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, der)
+                .map(Key::P256)
+                .or_else(|_| EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_ASN1_SIGNING, der).map(Key::P384))
         };
         let key = match key {
             PrivateKeyDer::Pkcs1(der) => RsaKeyPair::from_der(der.secret_pkcs1_der()).map(|k| Key::Rsa(Box::new(k))),
@@ -103,21 +103,28 @@ impl SigningKey {
         match &self.key {
             Key::Rsa(key) => {
                 let mut signature = vec![0; key.public_modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).map_err(|e| bad("signing", e))?;
+                key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
+                    .map_err(|e| bad("signing", e))?;
                 Ok(signature)
             }
-            Key::P256(key) | Key::P384(key) => {
-                key.sign(&random, message).map(|s| s.as_ref().to_vec()).map_err(|e| bad("signing", e))
-            }
+            Key::P256(key) | Key::P384(key) => key
+                .sign(&random, message)
+                .map(|s| s.as_ref().to_vec())
+                .map_err(|e| bad("signing", e)),
             Key::Ed25519(key) => Ok(key.sign(message).as_ref().to_vec()),
         }
     }
 
     /// The public half, for a certificate about this very key. Only keys made by [`SigningKey::generate`].
     fn public(&self) -> Result<SubjectPublicKeyInfoOwned, PkiError> {
-        let Key::P256(key) = &self.key else { return Err(PkiError("not a P-256 key".to_owned())) };
+        let Key::P256(key) = &self.key else {
+            return Err(PkiError("not a P-256 key".to_owned()));
+        };
         Ok(SubjectPublicKeyInfoOwned {
-            algorithm: AlgorithmIdentifierOwned { oid: EC_KEY, parameters: Some(Any::from(&P256)) },
+            algorithm: AlgorithmIdentifierOwned {
+                oid: EC_KEY,
+                parameters: Some(Any::from(&P256)),
+            },
             subject_public_key: BitString::from_bytes(key.public_key().as_ref()).map_err(|e| bad("public key", e))?,
         })
     }
@@ -165,7 +172,10 @@ impl Authority {
     /// When one of both is not PEM, or not of a kind that we know.
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, PkiError> {
         let certificate = Certificate::from_pem(certificate).map_err(|e| bad("reading a CA certificate", e))?;
-        Ok(Self { certificate, key: SigningKey::from_pem(key)? })
+        Ok(Self {
+            certificate,
+            key: SigningKey::from_pem(key)?,
+        })
     }
 
     #[must_use]
@@ -176,8 +186,16 @@ impl Authority {
     /// An authority key identifier naming this authority; `None` when its own certificate has no key identifier.
     #[must_use]
     pub fn key_identifier(&self) -> Option<AuthorityKeyIdentifier> {
-        let found = self.certificate.tbs_certificate().get_extension::<SubjectKeyIdentifier>().ok().flatten();
-        found.map(|(_, id)| AuthorityKeyIdentifier { key_identifier: Some(id.0), ..AuthorityKeyIdentifier::default() })
+        let found = self
+            .certificate
+            .tbs_certificate()
+            .get_extension::<SubjectKeyIdentifier>()
+            .ok()
+            .flatten();
+        found.map(|(_, id)| AuthorityKeyIdentifier {
+            key_identifier: Some(id.0),
+            ..AuthorityKeyIdentifier::default()
+        })
     }
 
     /// Signs `contents` under a new random serial number; PEM.
@@ -185,7 +203,12 @@ impl Authority {
     /// # Errors
     /// When something in it cannot be encoded.
     pub fn issue(&self, contents: Contents, serial: [u8; 16]) -> Result<String, PkiError> {
-        sign(contents, self.certificate.tbs_certificate().subject().clone(), serial, &self.key)
+        sign(
+            contents,
+            self.certificate.tbs_certificate().subject().clone(),
+            serial,
+            &self.key,
+        )
     }
 }
 
@@ -200,7 +223,12 @@ pub fn self_signed(
     extensions: Vec<Extension>,
     serial: [u8; 16],
 ) -> Result<String, PkiError> {
-    let contents = Contents { subject: subject.clone(), public_key: key.public()?, validity, extensions };
+    let contents = Contents {
+        subject: subject.clone(),
+        public_key: key.public()?,
+        validity,
+        extensions,
+    };
     sign(contents, subject, serial, key)
 }
 
@@ -227,7 +255,9 @@ fn sign(contents: Contents, issuer: Name, mut serial: [u8; 16], key: &SigningKey
     let der = signed.to_der().map_err(|e| bad("encoding a certificate", e))?;
     // Read back: whatever leaves here is a certificate.
     let certificate = Certificate::from_der(&der).map_err(|e| bad("encoding a certificate", e))?;
-    certificate.to_pem(der::pem::LineEnding::LF).map_err(|e| bad("encoding a certificate", e))
+    certificate
+        .to_pem(der::pem::LineEnding::LF)
+        .map_err(|e| bad("encoding a certificate", e))
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -39,7 +39,9 @@ pub struct WorkQueue<K> {
 
 impl<K> Clone for WorkQueue<K> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone() }
+        Self {
+            inner: self.inner.clone(),
+        }
     }
 }
 
@@ -62,7 +64,9 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> WorkQueue<K> {
             counter: 0,
             stopped: false,
         };
-        Self { inner: Arc::new((Mutex::new(state), Notify::new())) }
+        Self {
+            inner: Arc::new((Mutex::new(state), Notify::new())),
+        }
     }
 
     /// Queues `key` now, unless it is queued already.
@@ -85,7 +89,9 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> WorkQueue<K> {
         let delay = {
             let mut state = self.inner.0.lock();
             let failures = state.failures.entry(key.clone()).or_default();
-            let delay = FIRST_DELAY.saturating_mul(2u32.saturating_pow(*failures)).min(MAX_DELAY);
+            let delay = FIRST_DELAY
+                .saturating_mul(2u32.saturating_pow(*failures))
+                .min(MAX_DELAY);
             *failures = failures.saturating_add(1);
             delay
         };
@@ -297,7 +303,11 @@ mod tests {
         assert_eq!(queue.get().await, Some("a"));
         assert_eq!(start.elapsed().as_secs(), 3);
         queue.done(&"a");
-        assert!(tokio::time::timeout(Duration::from_secs(60), queue.get()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), queue.get())
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test(start_paused = true)]

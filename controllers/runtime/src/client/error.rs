@@ -61,8 +61,17 @@ impl ApiError {
             _ => {
                 let text = String::from_utf8_lossy(body.get(..body.len().min(512)).unwrap_or_default());
                 let text = text.trim();
-                let message = if text.is_empty() { format!("the server answered {code}") } else { text.to_owned() };
-                Self::Status { code, reason: String::new(), message, details: Value::Null }
+                let message = if text.is_empty() {
+                    format!("the server answered {code}")
+                } else {
+                    text.to_owned()
+                };
+                Self::Status {
+                    code,
+                    reason: String::new(),
+                    message,
+                    details: Value::Null,
+                }
             }
         }
     }
@@ -72,7 +81,11 @@ impl ApiError {
     pub fn from_status(code: u16, status: &Value) -> Self {
         let text = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
         Self::Status {
-            code: status["code"].as_u64().and_then(|c| u16::try_from(c).ok()).filter(|c| *c != 0).unwrap_or(code),
+            code: status["code"]
+                .as_u64()
+                .and_then(|c| u16::try_from(c).ok())
+                .filter(|c| *c != 0)
+                .unwrap_or(code),
             reason: text("reason"),
             message: text("message"),
             details: status["details"].clone(),

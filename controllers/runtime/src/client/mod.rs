@@ -160,7 +160,10 @@ impl Client {
     #[allow(clippy::missing_errors_doc)]
     pub async fn list<T: Typed>(&self, options: &ListOptions) -> Result<List<T>, ApiError> {
         let resource = Resource::of::<T>();
-        let path = query(&resource.path(options.namespace.as_deref(), None, None), &options.pairs());
+        let path = query(
+            &resource.path(options.namespace.as_deref(), None, None),
+            &options.pairs(),
+        );
         decode_list(&self.request(Method::GET, &path, None).await?, T::from_slice)
     }
 
@@ -207,7 +210,16 @@ impl Client {
     ) -> Result<T, ApiError> {
         let path = Resource::of::<T>().path(namespace, Some(name), subresource);
         let body = patch.body().to_string().into_bytes();
-        decode(&self.call(Method::PATCH, &path, Some((patch.media_type(), body)), "application/json").await?)
+        decode(
+            &self
+                .call(
+                    Method::PATCH,
+                    &path,
+                    Some((patch.media_type(), body)),
+                    "application/json",
+                )
+                .await?,
+        )
     }
 
     /// Deletes one object. The answer (the object or a `Status`) is dropped.
@@ -219,7 +231,9 @@ impl Client {
         options: &DeleteOptions,
     ) -> Result<(), ApiError> {
         let path = Resource::of::<T>().path(namespace, Some(name), None);
-        self.request(Method::DELETE, &path, Some(options.to_vec())).await.map(drop)
+        self.request(Method::DELETE, &path, Some(options.to_vec()))
+            .await
+            .map(drop)
     }
 
     /// POSTs `body` to a subresource (`binding`, `eviction`, `token`) and returns the answer as it is.
@@ -238,14 +252,17 @@ impl Client {
     /// Any call with JSON in and out, as values.
     #[allow(clippy::missing_errors_doc)]
     pub async fn request_value(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
-        let bytes = self.request(method, path, body.map(|b| b.to_string().into_bytes())).await?;
+        let bytes = self
+            .request(method, path, body.map(|b| b.to_string().into_bytes()))
+            .await?;
         serde_json::from_slice(&bytes).map_err(|e| ApiError::Decode(e.to_string()))
     }
 
     /// Any call with a JSON body: `path` is absolute and may hold a query.
     #[allow(clippy::missing_errors_doc)]
     pub async fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, ApiError> {
-        self.call(method, path, body.map(|b| ("application/json", b)), "application/json").await
+        self.call(method, path, body.map(|b| ("application/json", b)), "application/json")
+            .await
     }
 
     /// Any call: `body` with its media type, `accept` as sent. Waits and repeats as the server asks, within the deadline.
@@ -275,7 +292,9 @@ impl Client {
                 }
             }
         };
-        tokio::time::timeout(self.inner.timeout, attempts).await.unwrap_or(Err(ApiError::Timeout))
+        tokio::time::timeout(self.inner.timeout, attempts)
+            .await
+            .unwrap_or(Err(ApiError::Timeout))
     }
 
     /// Opens a stream (watch, log): the answer's head has been checked, the body is read by the caller. No deadline
@@ -283,9 +302,14 @@ impl Client {
     #[allow(clippy::missing_errors_doc)]
     pub async fn stream(&self, path: &str, accept: &str) -> Result<BodyStream, ApiError> {
         let opening = self.send(Method::GET, path, None, Bytes::new(), accept);
-        let response =
-            tokio::time::timeout(self.inner.timeout, opening).await.unwrap_or(Err(ApiError::Timeout))?;
-        if response.status().is_success() { Ok(response.into_body()) } else { Err(refusal(response).await) }
+        let response = tokio::time::timeout(self.inner.timeout, opening)
+            .await
+            .unwrap_or(Err(ApiError::Timeout))?;
+        if response.status().is_success() {
+            Ok(response.into_body())
+        } else {
+            Err(refusal(response).await)
+        }
     }
 
     async fn send(
@@ -296,8 +320,11 @@ impl Client {
         body: Bytes,
         accept: &str,
     ) -> Result<Response<BodyStream>, ApiError> {
-        let mut request =
-            Request::builder().method(method).uri(path).header(ACCEPT, accept).header(USER_AGENT, &self.inner.user_agent);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(ACCEPT, accept)
+            .header(USER_AGENT, &self.inner.user_agent);
         if let Some(media) = media {
             request = request.header(CONTENT_TYPE, media);
         }

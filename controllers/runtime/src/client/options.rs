@@ -24,7 +24,10 @@ impl ListOptions {
 
     #[must_use]
     pub fn in_namespace(namespace: &str) -> Self {
-        Self { namespace: Some(namespace.to_owned()), ..Self::default() }
+        Self {
+            namespace: Some(namespace.to_owned()),
+            ..Self::default()
+        }
     }
 
     #[must_use]
@@ -74,7 +77,10 @@ impl DeleteOptions {
     /// Only if the object is still this one.
     #[must_use]
     pub fn uid(uid: &str) -> Self {
-        Self { uid: Some(uid.to_owned()), ..Self::default() }
+        Self {
+            uid: Some(uid.to_owned()),
+            ..Self::default()
+        }
     }
 
     #[must_use]
@@ -138,7 +144,13 @@ mod tests {
     #[test]
     fn delete_options_say_only_what_was_set() {
         let text = |o: DeleteOptions| String::from_utf8_lossy(&o.to_vec()).into_owned();
-        assert_eq!(text(DeleteOptions::default()), r#"{"apiVersion":"v1","kind":"DeleteOptions"}"#);
-        assert!(text(DeleteOptions::uid("u").propagation(Propagation::Foreground)).contains(r#""propagationPolicy":"Foreground""#));
+        assert_eq!(
+            text(DeleteOptions::default()),
+            r#"{"apiVersion":"v1","kind":"DeleteOptions"}"#
+        );
+        assert!(
+            text(DeleteOptions::uid("u").propagation(Propagation::Foreground))
+                .contains(r#""propagationPolicy":"Foreground""#)
+        );
     }
 }

@@ -28,7 +28,11 @@ impl Resource {
     /// `group/version`, or `version` for core.
     #[must_use]
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// The URL path of the collection or of one object. A namespace given for a cluster-scoped kind is left out.
@@ -90,13 +94,22 @@ mod tests {
     #[test]
     fn paths_follow_group_and_scope() {
         let deployments = Resource::of::<Deployment>();
-        assert_eq!(deployments.path(Some("a"), Some("b"), Some("status")), "/apis/apps/v1/namespaces/a/deployments/b/status");
+        assert_eq!(
+            deployments.path(Some("a"), Some("b"), Some("status")),
+            "/apis/apps/v1/namespaces/a/deployments/b/status"
+        );
         assert_eq!(deployments.path(None, None, None), "/apis/apps/v1/deployments");
-        assert_eq!(Resource::of::<Node>().path(Some("ignored"), Some("n:1"), None), "/api/v1/nodes/n:1");
+        assert_eq!(
+            Resource::of::<Node>().path(Some("ignored"), Some("n:1"), None),
+            "/api/v1/nodes/n:1"
+        );
     }
 
     #[test]
     fn queries_are_escaped() {
-        assert_eq!(query("/p", &[("labelSelector", "a=b,c in (d)".into())]), "/p?labelSelector=a%3Db%2Cc%20in%20%28d%29");
+        assert_eq!(
+            query("/p", &[("labelSelector", "a=b,c in (d)".into())]),
+            "/p?labelSelector=a%3Db%2Cc%20in%20%28d%29"
+        );
     }
 }

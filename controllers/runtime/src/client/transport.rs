@@ -39,7 +39,10 @@ impl KubeTransport {
         // Two providers may be linked into one program; name ours instead of letting rustls guess. The error case is
         // that somebody has already done so.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let load = |reason: String| ConfigError::Load { path: path.display().to_string(), reason: one_line(&reason) };
+        let load = |reason: String| ConfigError::Load {
+            path: path.display().to_string(),
+            reason: one_line(&reason),
+        };
         let file = Kubeconfig::read_from(path).map_err(|e| load(sources(&e)))?;
         let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
             .await
@@ -50,7 +53,10 @@ impl KubeTransport {
         let make = |config: kube::Config| {
             kube::Client::try_from(config)
                 .map(|client| Self { client })
-                .map_err(|e| ConfigError::Client { server: server.clone(), reason: one_line(&sources(&e)) })
+                .map_err(|e| ConfigError::Client {
+                    server: server.clone(),
+                    reason: one_line(&sources(&e)),
+                })
         };
         let mut anonymous = config.clone();
         anonymous.auth_info = AuthInfo::default();

@@ -66,7 +66,11 @@ struct Lru<K, V> {
 
 impl<K: Clone + Eq + Hash, V> Default for Lru<K, V> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), order: BTreeMap::new(), clock: 0 }
+        Self {
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            clock: 0,
+        }
     }
 }
 
@@ -84,7 +88,9 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
             self.order.remove(&clock);
         }
         while self.entries.len() > KEYS {
-            let Some((_, oldest)) = self.order.pop_first() else { return };
+            let Some((_, oldest)) = self.order.pop_first() else {
+                return;
+            };
             self.entries.remove(&oldest);
         }
     }
@@ -116,7 +122,10 @@ impl Correlator {
         let similar_key = (object, record.kind.as_str(), record.reason.clone());
         let combined = self.is_one_of_many(&similar_key, record);
         let (message, key) = if combined {
-            (format!("(combined from similar events): {}", record.message), (similar_key, String::new()))
+            (
+                format!("(combined from similar events): {}", record.message),
+                (similar_key, String::new()),
+            )
         } else {
             // The field path keeps a pod's containers apart.
             let exact = format!("{}\n{}", text(&record.object.field_path), record.message);
@@ -124,7 +133,13 @@ impl Correlator {
         };
         let known = self.known.get(&key);
         Action::Write(match known {
-            None => Write { message, count: 1, first: record.at, known: None, key },
+            None => Write {
+                message,
+                count: 1,
+                first: record.at,
+                known: None,
+                key,
+            },
             Some(known) => Write {
                 message,
                 count: known.count.saturating_add(1),
@@ -138,7 +153,14 @@ impl Correlator {
     /// The event is stored under `name`; `None`: it is not.
     pub(crate) fn written(&mut self, write: &Write, name: Option<String>) {
         if let Some(name) = name {
-            self.known.put(write.key.clone(), Known { name, count: write.count, first: write.first });
+            self.known.put(
+                write.key.clone(),
+                Known {
+                    name,
+                    count: write.count,
+                    first: write.first,
+                },
+            );
         }
     }
 
@@ -155,7 +177,10 @@ impl Correlator {
     }
 
     fn is_one_of_many(&mut self, key: &SimilarKey, record: &Record) -> bool {
-        let fresh = || Similar { messages: HashSet::new(), last: record.at };
+        let fresh = || Similar {
+            messages: HashSet::new(),
+            last: record.at,
+        };
         let mut similar = self.similar.get(key).unwrap_or_else(fresh);
         if seconds(similar.last, record.at) > SIMILAR_SECONDS {
             similar = fresh();
@@ -181,7 +206,10 @@ mod tests {
 
     fn record(message: &str, at: i64) -> Record {
         Record {
-            object: ObjectReference { name: Some("web".into()), ..ObjectReference::default() },
+            object: ObjectReference {
+                name: Some("web".into()),
+                ..ObjectReference::default()
+            },
             kind: EventType::Normal,
             reason: "Testing".into(),
             message: message.into(),

@@ -91,7 +91,10 @@ impl Recorder {
             host: Some(host.to_owned()).filter(|h| !h.is_empty()),
         };
         tokio::spawn(write_all(client, source, receiver));
-        Self { queue, component: component.into() }
+        Self {
+            queue,
+            component: component.into(),
+        }
     }
 
     /// Records that something happened now.
@@ -133,7 +136,10 @@ async fn write_all(client: Client, source: EventSource, mut queue: mpsc::Receive
             }
         };
         match correlator.take(&record) {
-            Action::Drop => debug!(reason = record.reason, "event dropped: the object's events come too fast"),
+            Action::Drop => debug!(
+                reason = record.reason,
+                "event dropped: the object's events come too fast"
+            ),
             Action::Write(write) => {
                 let name = deliver(&client, &source, &record, &write).await;
                 correlator.written(&write, name);
@@ -144,7 +150,12 @@ async fn write_all(client: Client, source: EventSource, mut queue: mpsc::Receive
 
 /// Creates or counts up; retries while the server cannot be reached. Returns the event's name when it is stored.
 async fn deliver(client: &Client, source: &EventSource, record: &Record, write: &correlate::Write) -> Option<String> {
-    let namespace = record.object.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
+    let namespace = record
+        .object
+        .namespace
+        .clone()
+        .filter(|n| !n.is_empty())
+        .unwrap_or_else(|| "default".to_owned());
     for attempt in 0..TRIES {
         let outcome = if let Some(known) = &write.known {
             let patch = Patch::Strategic(json!({
@@ -169,7 +180,11 @@ async fn deliver(client: &Client, source: &EventSource, record: &Record, write: 
             Err(error) => {
                 debug!(%error, attempt, "Unable to write event (may retry after sleeping)");
                 // Spread the first retry over the pause, as upstream does, so that recorders do not act in step.
-                let pause = if attempt == 0 { PAUSE.mul_f64(rand::random()) } else { PAUSE };
+                let pause = if attempt == 0 {
+                    PAUSE.mul_f64(rand::random())
+                } else {
+                    PAUSE
+                };
                 tokio::time::sleep(pause).await;
             }
         }

@@ -28,7 +28,10 @@ pub struct Informers {
 impl Informers {
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, running: Arc::default() }
+        Self {
+            client,
+            running: Arc::default(),
+        }
     }
 
     #[must_use]
@@ -47,7 +50,10 @@ impl Informers {
     pub fn of_with<T: Typed>(&self, options: ListOptions) -> Informer<T> {
         let mut running = self.running.lock();
         let key = (TypeId::of::<T>(), options.clone());
-        if let Some(informer) = running.get(&key).and_then(|entry| entry.informer.downcast_ref::<Informer<T>>()) {
+        if let Some(informer) = running
+            .get(&key)
+            .and_then(|entry| entry.informer.downcast_ref::<Informer<T>>())
+        {
             return informer.clone();
         }
         let informer = Informer::<T>::start(self.client.clone(), options);
@@ -56,7 +62,13 @@ impl Informers {
             let informer = waiting.clone();
             Box::pin(async move { informer.synced().await })
         });
-        running.insert(key, Entry { informer: Box::new(informer.clone()), synced });
+        running.insert(
+            key,
+            Entry {
+                informer: Box::new(informer.clone()),
+                synced,
+            },
+        );
         informer
     }
 

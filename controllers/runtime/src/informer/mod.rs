@@ -100,7 +100,10 @@ pub struct Key {
 impl Key {
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 
     #[must_use]
@@ -121,7 +124,11 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -129,7 +136,10 @@ impl fmt::Display for Key {
 #[derive(Clone, Debug)]
 pub enum Event<T> {
     Added(Arc<T>),
-    Updated { old: Arc<T>, new: Arc<T> },
+    Updated {
+        old: Arc<T>,
+        new: Arc<T>,
+    },
     /// The last known state.
     Deleted(Arc<T>),
 }
@@ -162,7 +172,10 @@ pub struct Informer<T: Object> {
 
 impl<T: Object> Clone for Informer<T> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), _stop: self._stop.clone() }
+        Self {
+            store: self.store.clone(),
+            _stop: self._stop.clone(),
+        }
     }
 }
 
@@ -190,7 +203,10 @@ impl<T: Object> Informer<T> {
             }
             store_end.close();
         });
-        Self { store, _stop: Arc::new(stop.drop_guard()) }
+        Self {
+            store,
+            _stop: Arc::new(stop.drop_guard()),
+        }
     }
 
     /// Waits until the first list is in the store.

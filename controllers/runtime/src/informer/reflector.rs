@@ -61,7 +61,12 @@ pub(super) struct Reflector<T> {
 
 impl<T: Object> Reflector<T> {
     pub(super) fn new(client: Client, resource: Resource, options: ListOptions, store: Arc<Store<T>>) -> Self {
-        Self { client, resource, options, store }
+        Self {
+            client,
+            resource,
+            options,
+            store,
+        }
     }
 
     pub(super) async fn run(self) {
@@ -86,11 +91,18 @@ impl<T: Object> Reflector<T> {
 
     /// Fills the store; returns the revision to watch from.
     async fn list(&self, from: &str) -> Result<String, ApiError> {
-        let options = ListOptions { resource_version: Some(from.to_owned()).filter(|v| !v.is_empty()), ..self.options.clone() };
-        let path = query(&self.resource.path(options.namespace.as_deref(), None, None), &options.pairs());
+        let options = ListOptions {
+            resource_version: Some(from.to_owned()).filter(|v| !v.is_empty()),
+            ..self.options.clone()
+        };
+        let path = query(
+            &self.resource.path(options.namespace.as_deref(), None, None),
+            &options.pairs(),
+        );
         let body = self.client.call(Method::GET, &path, None, T::accept_list()).await?;
         let list = decode_list(&body, T::decode)?;
-        self.store.replace(list.items, list.resource_version.parse().unwrap_or(0));
+        self.store
+            .replace(list.items, list.resource_version.parse().unwrap_or(0));
         Ok(list.resource_version)
     }
 
@@ -135,12 +147,18 @@ impl<T: Object> Reflector<T> {
         pairs.push(("allowWatchBookmarks", "true".to_owned()));
         pairs.push(("resourceVersion", revision.clone()));
         pairs.push(("timeoutSeconds", seconds.to_string()));
-        let path = query(&self.resource.path(self.options.namespace.as_deref(), None, None), &pairs);
+        let path = query(
+            &self.resource.path(self.options.namespace.as_deref(), None, None),
+            &pairs,
+        );
         let mut body = self.client.stream(&path, T::accept()).await?;
         let mut buffer = BytesMut::new();
         let mut scanned = 0;
         loop {
-            if let Some(end) = buffer.get(scanned..).and_then(|rest| rest.iter().position(|b| *b == b'\n')) {
+            if let Some(end) = buffer
+                .get(scanned..)
+                .and_then(|rest| rest.iter().position(|b| *b == b'\n'))
+            {
                 let line = buffer.split_to(scanned + end + 1);
                 scanned = 0;
                 self.event(&line, revision)?;

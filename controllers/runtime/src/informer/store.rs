@@ -69,14 +69,27 @@ pub(super) struct Store<T> {
 impl<T: Object> Store<T> {
     pub(super) fn new() -> Self {
         let owners: Extract<T> = Box::new(|object| {
-            object.meta().owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect()
+            object
+                .meta()
+                .owner_references
+                .iter()
+                .flatten()
+                .map(|owner| owner.uid.clone())
+                .collect()
         });
         Self {
             state: RwLock::new(State {
                 objects: BTreeMap::new(),
-                indexes: vec![Index { extract: owners, keys: HashMap::new() }],
+                indexes: vec![Index {
+                    extract: owners,
+                    keys: HashMap::new(),
+                }],
             }),
-            consumers: Mutex::new(Consumers { handlers: Vec::new(), mailboxes: Vec::new(), closed: false }),
+            consumers: Mutex::new(Consumers {
+                handlers: Vec::new(),
+                mailboxes: Vec::new(),
+                closed: false,
+            }),
             synced: watch::Sender::new(false),
             revision: watch::Sender::new(0),
         }
@@ -95,7 +108,12 @@ impl<T: Object> Store<T> {
     pub(super) fn list_in(&self, namespace: &str) -> Vec<Arc<T>> {
         let from = Key::new(namespace, "");
         let state = self.state.read();
-        state.objects.range(from..).take_while(|(k, _)| k.namespace == namespace).map(|(_, o)| o.clone()).collect()
+        state
+            .objects
+            .range(from..)
+            .take_while(|(k, _)| k.namespace == namespace)
+            .map(|(_, o)| o.clone())
+            .collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -104,7 +122,9 @@ impl<T: Object> Store<T> {
 
     pub(super) fn by_index(&self, index: IndexId, text: &str) -> Vec<Arc<T>> {
         let state = self.state.read();
-        let Some(keys) = state.indexes.get(index.0).and_then(|index| index.keys.get(text)) else { return Vec::new() };
+        let Some(keys) = state.indexes.get(index.0).and_then(|index| index.keys.get(text)) else {
+            return Vec::new();
+        };
         keys.iter().filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
@@ -131,7 +151,10 @@ impl<T: Object> Store<T> {
 
     pub(super) fn add_index(&self, extract: Extract<T>) -> IndexId {
         let mut state = self.state.write();
-        let mut index = Index { extract, keys: HashMap::new() };
+        let mut index = Index {
+            extract,
+            keys: HashMap::new(),
+        };
         for (key, object) in &state.objects {
             index.add(key, object);
         }

@@ -34,8 +34,15 @@ pub(super) struct Mailbox<T> {
 
 impl<T: Object> Mailbox<T> {
     pub(super) fn new() -> Self {
-        let pending = Pending { order: VecDeque::new(), entries: HashMap::new(), closed: false };
-        Self { pending: Mutex::new(pending), arrived: Notify::new() }
+        let pending = Pending {
+            order: VecDeque::new(),
+            entries: HashMap::new(),
+            closed: false,
+        };
+        Self {
+            pending: Mutex::new(pending),
+            arrived: Notify::new(),
+        }
     }
 
     pub(super) fn put(&self, event: &Event<T>) {
@@ -68,7 +75,9 @@ impl<T: Object> Mailbox<T> {
     fn take(&self) -> Result<Event<T>, bool> {
         let mut pending = self.pending.lock();
         while let Some(key) = pending.order.pop_front() {
-            let Some(entry) = pending.entries.remove(&key) else { continue };
+            let Some(entry) = pending.entries.remove(&key) else {
+                continue;
+            };
             match (entry.before, entry.after) {
                 (None, None) => {}
                 (None, Some(new)) => return Ok(Event::Added(new)),
@@ -78,7 +87,14 @@ impl<T: Object> Mailbox<T> {
                     // Replaced by another object of the same name: tell the end first.
                     let last = new.clone();
                     pending.order.push_front(key.clone());
-                    pending.entries.insert(key, Entry { before: None, after: Some(new), last });
+                    pending.entries.insert(
+                        key,
+                        Entry {
+                            before: None,
+                            after: Some(new),
+                            last,
+                        },
+                    );
                     return Ok(Event::Deleted(old));
                 }
             }

@@ -12,21 +12,38 @@ struct Memory {
 }
 
 fn status(code: u16, reason: &str) -> ApiError {
-    ApiError::Status { code, reason: reason.into(), message: reason.into(), details: serde_json::Value::Null }
+    ApiError::Status {
+        code,
+        reason: reason.into(),
+        message: reason.into(),
+        details: serde_json::Value::Null,
+    }
 }
 
 fn version(lease: &Lease) -> u64 {
-    lease.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+    lease
+        .metadata
+        .resource_version
+        .as_deref()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0)
 }
 
 impl Memory {
     fn reachable(&self) -> Result<(), ApiError> {
-        if self.broken.load(Ordering::SeqCst) { Err(ApiError::Timeout) } else { Ok(()) }
+        if self.broken.load(Ordering::SeqCst) {
+            Err(ApiError::Timeout)
+        } else {
+            Ok(())
+        }
     }
 
     fn holder(&self) -> String {
         let lease = self.lease.lock().clone();
-        lease.and_then(|l| l.spec).and_then(|s| s.holder_identity).unwrap_or_default()
+        lease
+            .and_then(|l| l.spec)
+            .and_then(|s| s.holder_identity)
+            .unwrap_or_default()
     }
 }
 
@@ -76,11 +93,18 @@ fn compete(store: &Arc<Memory>, name: &str, leading: &Arc<AtomicUsize>) -> Runni
     let leading = leading.clone();
     let task = tokio::spawn(async move {
         let config = Config::new("kube-system", "test", name);
-        run(&config, store.as_ref(), &Timestamp::now, None, token, |leading| async move {
-            count.fetch_add(1, Ordering::SeqCst);
-            leading.cancelled().await;
-            count.fetch_sub(1, Ordering::SeqCst);
-        })
+        run(
+            &config,
+            store.as_ref(),
+            &Timestamp::now,
+            None,
+            token,
+            |leading| async move {
+                count.fetch_add(1, Ordering::SeqCst);
+                leading.cancelled().await;
+                count.fetch_sub(1, Ordering::SeqCst);
+            },
+        )
         .await
     });
     Running { task, stop, leading }
@@ -117,7 +141,12 @@ async fn a_released_lease_is_taken_within_seconds_and_counts_a_transition() {
     assert_eq!(first.task.await.ok(), Some(Outcome::Released));
     seconds(5).await;
     assert_eq!(store.holder(), "b");
-    let transitions = store.lease.lock().clone().and_then(|l| l.spec).and_then(|s| s.lease_transitions);
+    let transitions = store
+        .lease
+        .lock()
+        .clone()
+        .and_then(|l| l.spec)
+        .and_then(|s| s.lease_transitions);
     assert_eq!(transitions, Some(1));
 }
 
@@ -149,7 +178,10 @@ async fn a_dead_leader_is_replaced_only_after_its_lease_ran_out_on_our_clock() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let waited = started.elapsed();
-    assert!(waited >= Duration::from_secs(15) && waited < Duration::from_secs(21), "{waited:?}");
+    assert!(
+        waited >= Duration::from_secs(15) && waited < Duration::from_secs(21),
+        "{waited:?}"
+    );
 }
 
 #[test]

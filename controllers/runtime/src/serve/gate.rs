@@ -68,7 +68,10 @@ impl Wanted {
     #[must_use]
     pub fn path(method: &Method, path: &str) -> Self {
         let verb = method.as_str().to_lowercase();
-        Self::Path { verb, path: path.to_owned() }
+        Self::Path {
+            verb,
+            path: path.to_owned(),
+        }
     }
 }
 
@@ -165,7 +168,10 @@ impl Gate {
         headers: &HeaderMap,
         chain: &[CertificateDer<'static>],
     ) -> Result<Identity, Refusal> {
-        let unauthorized = || Refusal { code: StatusCode::UNAUTHORIZED, message: "Unauthorized".to_owned() };
+        let unauthorized = || Refusal {
+            code: StatusCode::UNAUTHORIZED,
+            message: "Unauthorized".to_owned(),
+        };
         if let Some((leaf, rest)) = chain.split_first() {
             let now = UnixTime::now();
             let signed_by = |ca: &Verifier| ca.verify_client_cert(leaf, rest, now).is_ok();
@@ -176,15 +182,25 @@ impl Gate {
             {
                 return Ok(identity);
             }
-            let published = if self.client_ca.is_none() { self.published().await } else { None };
+            let published = if self.client_ca.is_none() {
+                self.published().await
+            } else {
+                None
+            };
             if self.client_ca.as_ref().or(published.as_ref()).is_some_and(signed_by) {
                 return Ok(authenticated(subject));
             }
             return Err(unauthorized());
         }
         if let Some(value) = headers.get(AUTHORIZATION) {
-            let token = value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).map(str::trim);
-            let token = token.filter(|t| !t.is_empty() && t.len() < 16 << 10).ok_or_else(unauthorized)?;
+            let token = value
+                .to_str()
+                .ok()
+                .and_then(|v| v.strip_prefix("Bearer "))
+                .map(str::trim);
+            let token = token
+                .filter(|t| !t.is_empty() && t.len() < 16 << 10)
+                .ok_or_else(unauthorized)?;
             return self.review_token(token).await.ok_or_else(unauthorized);
         }
         Ok(Identity {
@@ -203,22 +219,43 @@ impl Gate {
         let forbidden = |wanted: &Wanted| {
             let what = match wanted {
                 Wanted::Path { verb, path } => format!("{verb} path {path:?}"),
-                Wanted::Resource { verb, resource, subresource, name, .. } => {
+                Wanted::Resource {
+                    verb,
+                    resource,
+                    subresource,
+                    name,
+                    ..
+                } => {
                     let slash = if subresource.is_empty() { "" } else { "/" };
-                    format!("{verb} resource {:?} named {name:?}", format!("{resource}{slash}{subresource}"))
+                    format!(
+                        "{verb} resource {:?} named {name:?}",
+                        format!("{resource}{slash}{subresource}")
+                    )
                 }
             };
             let message = format!("forbidden: User {:?} cannot {what}", identity.name);
-            Refusal { code: StatusCode::FORBIDDEN, message }
+            Refusal {
+                code: StatusCode::FORBIDDEN,
+                message,
+            }
         };
-        let Some(client) = &self.access else { return Err(forbidden(&wanted)) };
+        let Some(client) = &self.access else {
+            return Err(forbidden(&wanted));
+        };
         let key = (identity.clone(), wanted);
-        let known = self.known_access.lock().get(&key).copied().filter(|(at, _)| at.elapsed() < CACHE_TIME);
+        let known = self
+            .known_access
+            .lock()
+            .get(&key)
+            .copied()
+            .filter(|(at, _)| at.elapsed() < CACHE_TIME);
         let allowed = match known {
             Some((_, allowed)) => allowed,
             None => {
                 let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-                let answer = client.request_value(Method::POST, path, Some(&access_review(&key.0, &key.1))).await;
+                let answer = client
+                    .request_value(Method::POST, path, Some(&access_review(&key.0, &key.1)))
+                    .await;
                 let answer = answer.map_err(|error| Refusal {
                     code: StatusCode::INTERNAL_SERVER_ERROR,
                     message: format!("Internal Server Error: {error}"),
@@ -235,30 +272,54 @@ impl Gate {
         let text = |name: &String| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let name = self.user_headers.iter().find_map(text).filter(|n| !n.is_empty())?;
         let values = |name: &str| {
-            headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect::<Vec<_>>()
+            headers
+                .get_all(name)
+                .iter()
+                .filter_map(|v| v.to_str().ok())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         let groups = self.group_headers.iter().flat_map(|name| values(name)).collect();
         let mut extra = Vec::new();
         for header in headers.keys() {
-            let found = self.extra_prefixes.iter().find_map(|prefix| header.as_str().strip_prefix(prefix.as_str()));
+            let found = self
+                .extra_prefixes
+                .iter()
+                .find_map(|prefix| header.as_str().strip_prefix(prefix.as_str()));
             if let Some(key) = found {
                 extra.push((key.to_owned(), values(header.as_str())));
             }
         }
         extra.sort();
-        Some(Identity { name, uid: String::new(), groups, extra })
+        Some(Identity {
+            name,
+            uid: String::new(),
+            groups,
+            extra,
+        })
     }
 
     async fn review_token(&self, token: &str) -> Option<Identity> {
         let client = self.tokens.as_ref()?;
-        let known = self.known_tokens.lock().get(token).cloned().filter(|(at, _)| at.elapsed() < CACHE_TIME);
+        let known = self
+            .known_tokens
+            .lock()
+            .get(token)
+            .cloned()
+            .filter(|(at, _)| at.elapsed() < CACHE_TIME);
         if let Some((_, identity)) = known {
             return identity;
         }
         let review = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token},
         });
-        let answer = client.request_value(Method::POST, "/apis/authentication.k8s.io/v1/tokenreviews", Some(&review)).await;
+        let answer = client
+            .request_value(
+                Method::POST,
+                "/apis/authentication.k8s.io/v1/tokenreviews",
+                Some(&review),
+            )
+            .await;
         // A review that cannot be had is not remembered.
         let status = answer.ok()?["status"].take();
         let identity = (status["authenticated"] == true).then(|| reviewed(&status["user"]));
@@ -273,10 +334,16 @@ impl Gate {
         if let Some(known) = looked.as_ref().filter(|l| l.at.elapsed() < LOOKUP_AGAIN) {
             return known.verifier.clone();
         }
-        let found = client.get::<ConfigMap>(Some("kube-system"), "extension-apiserver-authentication").await.ok();
+        let found = client
+            .get::<ConfigMap>(Some("kube-system"), "extension-apiserver-authentication")
+            .await
+            .ok();
         let pem = found.and_then(|c| c.data).and_then(|mut d| d.remove("client-ca-file"));
         let verifier = pem.and_then(|pem| tls::certificates_in(pem.as_bytes()).and_then(verifier).ok());
-        *looked = Some(Looked { at: Instant::now(), verifier: verifier.clone() });
+        *looked = Some(Looked {
+            at: Instant::now(),
+            verifier: verifier.clone(),
+        });
         verifier
     }
 }
@@ -304,8 +371,16 @@ fn subject(certificate: &CertificateDer<'_>) -> Option<Identity> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let subject = parsed.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
-    Some(Identity { name, groups, ..Identity::default() })
+    let groups = subject
+        .iter_organization()
+        .filter_map(|o| o.as_str().ok())
+        .map(str::to_owned)
+        .collect();
+    Some(Identity {
+        name,
+        groups,
+        ..Identity::default()
+    })
 }
 
 fn authenticated(mut identity: Identity) -> Identity {
@@ -314,13 +389,29 @@ fn authenticated(mut identity: Identity) -> Identity {
 }
 
 fn strings(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn reviewed(user: &Value) -> Identity {
     let text = |field: &str| user[field].as_str().unwrap_or_default().to_owned();
-    let extra = user["extra"].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), strings(v))).collect();
-    Identity { name: text("username"), uid: text("uid"), groups: strings(&user["groups"]), extra }
+    let extra = user["extra"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), strings(v)))
+        .collect();
+    Identity {
+        name: text("username"),
+        uid: text("uid"),
+        groups: strings(&user["groups"]),
+        extra,
+    }
 }
 
 fn access_review(identity: &Identity, wanted: &Wanted) -> Value {
@@ -328,7 +419,13 @@ fn access_review(identity: &Identity, wanted: &Wanted) -> Value {
     let mut spec = json!({"user": identity.name, "uid": identity.uid, "groups": identity.groups, "extra": extra});
     match wanted {
         Wanted::Path { verb, path } => spec["nonResourceAttributes"] = json!({"path": path, "verb": verb}),
-        Wanted::Resource { verb, group, resource, subresource, name } => {
+        Wanted::Resource {
+            verb,
+            group,
+            resource,
+            subresource,
+            name,
+        } => {
             spec["resourceAttributes"] = json!({
                 "verb": verb, "group": group, "resource": resource, "subresource": subresource, "name": name,
                 "version": "v1",

@@ -7,6 +7,7 @@
 //! What stays true: connections, header sizes and request times are bounded; a request body is never read.
 
 pub mod gate;
+pub mod plain;
 pub mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -68,7 +69,11 @@ pub struct ComponentServer {
 impl ComponentServer {
     #[must_use]
     pub fn new(metrics: Metrics, gate: Gate) -> Self {
-        let server = Self { content: Arc::default(), metrics, gate: Arc::new(gate) };
+        let server = Self {
+            content: Arc::default(),
+            metrics,
+            gate: Arc::new(gate),
+        };
         server.check("ping", || Ok(()));
         server
     }
@@ -79,7 +84,11 @@ impl ComponentServer {
     }
 
     /// Answers GET on `path` with what `handler` (given the query) returns: code, media type, body.
-    pub fn route(&self, path: &str, handler: impl Fn(&str) -> (StatusCode, &'static str, String) + Send + Sync + 'static) {
+    pub fn route(
+        &self,
+        path: &str,
+        handler: impl Fn(&str) -> (StatusCode, &'static str, String) + Send + Sync + 'static,
+    ) {
         self.content.routes.write().push((path.to_owned(), Arc::new(handler)));
     }
 
@@ -94,9 +103,12 @@ impl ComponentServer {
         stop: CancellationToken,
     ) -> Result<SocketAddr, ServeError> {
         let config = tls::server_config(certificate).map_err(ServeError::Certificate)?;
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
-        let bound = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| ServeError::Listen { address, source })?;
+        let bound = listener
+            .local_addr()
+            .map_err(|source| ServeError::Listen { address, source })?;
         info!(address = %bound, "Serving securely");
         let server = Arc::new(self);
         tokio::spawn(async move { server.accept(listener, TlsAcceptor::from(config), stop).await });
@@ -135,19 +147,29 @@ impl ComponentServer {
         let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await;
         let Ok(Ok(stream)) = handshake else { return };
         let chain: Arc<Vec<_>> = Arc::new(
-            stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect(),
+            stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .unwrap_or_default()
+                .iter()
+                .map(|c| c.clone().into_owned())
+                .collect(),
         );
         let service = service_fn(move |request: Request<Incoming>| {
             let (server, chain) = (self.clone(), chain.clone());
             async move {
                 let answer = tokio::time::timeout(REQUEST_TIME, server.answer(request, &chain)).await;
-                Ok::<_, std::convert::Infallible>(answer.unwrap_or_else(|_| {
-                    text(StatusCode::GATEWAY_TIMEOUT, "the request took too long\n")
-                }))
+                Ok::<_, std::convert::Infallible>(
+                    answer.unwrap_or_else(|_| text(StatusCode::GATEWAY_TIMEOUT, "the request took too long\n")),
+                )
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_secs(10));
         builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
@@ -174,7 +196,11 @@ impl ComponentServer {
         }
         let query = request.uri().query().unwrap_or_default();
         if path == "/metrics" {
-            return with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.encode());
+            return with_type(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                self.metrics.encode(),
+            );
         }
         for health in ["/healthz", "/livez", "/readyz"] {
             if let Some(rest) = path.strip_prefix(health)
@@ -183,7 +209,13 @@ impl ComponentServer {
                 return self.health(health.trim_start_matches('/'), rest.trim_start_matches('/'), query);
             }
         }
-        let handler = self.content.routes.read().iter().find(|(route, _)| *route == path).map(|(_, h)| h.clone());
+        let handler = self
+            .content
+            .routes
+            .read()
+            .iter()
+            .find(|(route, _)| *route == path)
+            .map(|(_, h)| h.clone());
         match handler {
             Some(handler) => {
                 let (code, media, body) = handler(query);
@@ -219,10 +251,17 @@ impl ComponentServer {
             return text(StatusCode::NOT_FOUND, "404 page not found\n");
         }
         if !failed.is_empty() {
-            return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{lines}{which} check failed\n"));
+            return text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                &format!("{lines}{which} check failed\n"),
+            );
         }
         let verbose = query.split('&').any(|p| p == "verbose" || p.starts_with("verbose="));
-        if verbose { text(StatusCode::OK, &format!("{lines}{which} check passed\n")) } else { text(StatusCode::OK, "ok") }
+        if verbose {
+            text(StatusCode::OK, &format!("{lines}{which} check passed\n"))
+        } else {
+            text(StatusCode::OK, "ok")
+        }
     }
 }
 

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use der::asn1::{Ia5String, OctetString};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -41,7 +43,10 @@ impl Serving {
     /// # Errors
     /// When a file cannot be read; one line that names it.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, String> {
-        Ok(Self { certificate: read(certificate)?, key: read(key)? })
+        Ok(Self {
+            certificate: read(certificate)?,
+            key: read(key)?,
+        })
     }
 
     /// The configured files, or a certificate of our own for `name`.
@@ -52,7 +57,9 @@ impl Serving {
         if let (Some(certificate), Some(key)) = (&flags.tls_cert_file, &flags.tls_private_key_file) {
             return Self::from_files(certificate, key);
         }
-        let dir = Some(flags.cert_dir.as_str()).filter(|d| !d.is_empty()).map(PathBuf::from);
+        let dir = Some(flags.cert_dir.as_str())
+            .filter(|d| !d.is_empty())
+            .map(PathBuf::from);
         Self::self_signed(dir.as_deref(), name)
     }
 
@@ -68,7 +75,8 @@ impl Serving {
             }
             let made = generate(name)?;
             write_private(dir, &key, &made.key)?;
-            std::fs::write(&certificate, &made.certificate).map_err(|e| format!("open {}: {e}", certificate.display()))?;
+            std::fs::write(&certificate, &made.certificate)
+                .map_err(|e| format!("open {}: {e}", certificate.display()))?;
             return Ok(made);
         }
         generate(name)
@@ -79,7 +87,12 @@ fn write_private(dir: &Path, path: &Path, content: &[u8]) -> Result<(), String> 
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let written = std::fs::create_dir_all(dir).and_then(|()| {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
         file.write_all(content)
     });
     written.map_err(|e| format!("open {}: {e}", path.display()))
@@ -90,7 +103,9 @@ fn generate(name: &str) -> Result<Serving, String> {
     let (key, pem) = pki::SigningKey::generate().map_err(|e| text(&e))?;
     let subject = Name::from_str(&format!("CN={name}@{}", jiff::Timestamp::now().as_second())).map_err(|e| text(&e))?;
     let validity = Validity::from_now(Duration::from_secs(365 * 24 * 3600)).map_err(|e| text(&e))?;
-    let mut names = vec![GeneralName::IpAddress(ip(IpAddr::V4(Ipv4Addr::LOCALHOST)).map_err(|e| text(&e))?)];
+    let mut names = vec![GeneralName::IpAddress(
+        ip(IpAddr::V4(Ipv4Addr::LOCALHOST)).map_err(|e| text(&e))?,
+    )];
     for host in [hostname(), "localhost".to_owned()].iter().filter(|h| !h.is_empty()) {
         names.push(GeneralName::DnsName(Ia5String::new(host).map_err(|e| text(&e))?));
     }
@@ -99,10 +114,16 @@ fn generate(name: &str) -> Result<Serving, String> {
     extensions.push(usage.to_extension(&subject, &extensions).map_err(|e| text(&e))?);
     let server = ExtendedKeyUsage(vec![const_oid::db::rfc5280::ID_KP_SERVER_AUTH]);
     extensions.push(server.to_extension(&subject, &extensions).map_err(|e| text(&e))?);
-    extensions.push(SubjectAltName(names).to_extension(&subject, &extensions).map_err(|e| text(&e))?);
-    let certificate =
-        pki::self_signed(&key, subject, validity, extensions, rand::random()).map_err(|e| text(&e))?;
-    Ok(Serving { certificate: certificate.into_bytes(), key: pem.into_bytes() })
+    extensions.push(
+        SubjectAltName(names)
+            .to_extension(&subject, &extensions)
+            .map_err(|e| text(&e))?,
+    );
+    let certificate = pki::self_signed(&key, subject, validity, extensions, rand::random()).map_err(|e| text(&e))?;
+    Ok(Serving {
+        certificate: certificate.into_bytes(),
+        key: pem.into_bytes(),
+    })
 }
 
 fn ip(address: IpAddr) -> Result<OctetString, der::Error> {
@@ -141,7 +162,9 @@ pub fn server_config(serving: &Serving) -> Result<Arc<ServerConfig>, String> {
     let chain = certificates_in(&serving.certificate)?;
     let key = PrivateKeyDer::from_pem_slice(&serving.key).map_err(|e| format!("reading a private key: {e:?}"))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(AskOnly { algorithms: provider.signature_verification_algorithms });
+    let verifier = Arc::new(AskOnly {
+        algorithms: provider.signature_verification_algorithms,
+    });
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
