@@ -1,1 +1,20 @@
-//! steersman-scheduler
+//! The scheduler: gives every pod that waits for one a node.
+//!
+//! An ordinary client of the API server (own credentials, own leader lease). The path of a pod, one file each:
+//! informer event -> [`state`] ([`queue`], [`snapshot`]) -> [`decide`] over [`plugins`] -> assume -> bind ([`run`]).
+//!
+//! What stays true: decisions are pure functions of pod and snapshot; a pod is in the queue once or on a node once;
+//! an assumed pod counts until its binding is seen or has failed, so no node is given away twice.
+//! What it does not do yet: preemption, pod affinity, topology spread, volumes, extenders.
+
+pub mod decide;
+pub mod event;
+pub mod metrics;
+pub mod options;
+pub mod plugins;
+pub mod pod;
+pub mod queue;
+pub mod resources;
+pub mod run;
+pub mod snapshot;
+pub mod state;

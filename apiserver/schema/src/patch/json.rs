@@ -44,12 +44,16 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
     match kind {
         "add" => match value() {
             Some(value) => add(document, path, value, "add"),
-            None => fail(format!("error in add for path: '{path}': operation, missing value field: missing value")),
+            None => fail(format!(
+                "error in add for path: '{path}': operation, missing value field: missing value"
+            )),
         },
         "remove" => remove(document, path).map(drop),
         "replace" => {
             let Some(value) = value() else {
-                return fail(format!("error in replace for path: '{path}': operation, missing value field: missing value"));
+                return fail(format!(
+                    "error in replace for path: '{path}': operation, missing value field: missing value"
+                ));
             };
             replace(document, path, value)
         }
@@ -57,12 +61,16 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
         "move" => {
             let from = from(operation, "move")?;
             if is_within(path, from) {
-                return fail(format!("error in move for path: '{path}': cannot move a value into itself"));
+                return fail(format!(
+                    "error in move for path: '{path}': cannot move a value into itself"
+                ));
             }
             let value = match find(document, from) {
                 Found::Value(_) => remove(document, from)?,
                 Found::NoParent => {
-                    return fail(format!("move operation does not apply: doc is missing from path: {from}: missing value"));
+                    return fail(format!(
+                        "move operation does not apply: doc is missing from path: {from}: missing value"
+                    ));
                 }
                 Found::NoChild => return fail(format!("error in move for path: '{from}': missing value")),
             };
@@ -72,7 +80,11 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
             let from = from(operation, "copy")?;
             let value = match find(document, from) {
                 Found::Value(value) => value.clone(),
-                _ => return fail(format!("copy operation does not apply: doc is missing from path: {from}: missing value")),
+                _ => {
+                    return fail(format!(
+                        "copy operation does not apply: doc is missing from path: {from}: missing value"
+                    ));
+                }
             };
             *copied += value.to_string().len();
             if *copied > MAX_COPIED_BYTES {
@@ -88,7 +100,9 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
 
 fn from<'a>(operation: &'a Value, kind: &str) -> Result<&'a str, PatchError> {
     operation.get("from").and_then(Value::as_str).ok_or_else(|| {
-        PatchError::DoesNotApply(format!("{kind} operation failed to decode from: operation, missing from field: missing value"))
+        PatchError::DoesNotApply(format!(
+            "{kind} operation failed to decode from: operation, missing from field: missing value"
+        ))
     })
 }
 
@@ -110,14 +124,16 @@ fn pointer_mut<'a>(document: &'a mut Value, path: &str) -> Option<&'a mut Value>
     if path.is_empty() {
         return Some(document);
     }
-    path.strip_prefix('/')?.split('/').try_fold(document, |value, token| match value {
-        Value::Object(map) => map.get_mut(&unescape(token)),
-        Value::Array(items) => {
-            let index = index_of(token, items.len())?;
-            items.get_mut(index)
-        }
-        _ => None,
-    })
+    path.strip_prefix('/')?
+        .split('/')
+        .try_fold(document, |value, token| match value {
+            Value::Object(map) => map.get_mut(&unescape(token)),
+            Value::Array(items) => {
+                let index = index_of(token, items.len())?;
+                items.get_mut(index)
+            }
+            _ => None,
+        })
 }
 
 enum Found<'a> {
@@ -127,7 +143,9 @@ enum Found<'a> {
 }
 
 fn find<'a>(document: &'a mut Value, path: &str) -> Found<'a> {
-    let Some((parent, _)) = parent_of(path) else { return Found::Value(document) };
+    let Some((parent, _)) = parent_of(path) else {
+        return Found::Value(document);
+    };
     if !pointer_mut(document, parent).is_some_and(|p| p.is_object() || p.is_array()) {
         return Found::NoParent;
     }
@@ -145,7 +163,9 @@ fn index_of(token: &str, length: usize) -> Option<usize> {
 fn bad_index(kind: &str, path: &str, token: &str) -> PatchError {
     let why = match token.parse::<i64>() {
         Ok(index) => format!("Unable to access invalid index: {index}: invalid index referenced"),
-        Err(_) => format!("value was not a proper array index: '{token}': strconv.Atoi: parsing \"{token}\": invalid syntax"),
+        Err(_) => {
+            format!("value was not a proper array index: '{token}': strconv.Atoi: parsing \"{token}\": invalid syntax")
+        }
     };
     PatchError::DoesNotApply(format!("error in {kind} for path: '{path}': {why}"))
 }
@@ -156,7 +176,9 @@ fn add(document: &mut Value, path: &str, value: Value, kind: &str) -> Result<(),
             *document = value;
             return Ok(());
         }
-        return fail(format!("{kind} operation does not apply: doc is missing path: \"{path}\": missing value"));
+        return fail(format!(
+            "{kind} operation does not apply: doc is missing path: \"{path}\": missing value"
+        ));
     };
     match pointer_mut(document, parent) {
         Some(Value::Object(map)) => {
@@ -165,17 +187,27 @@ fn add(document: &mut Value, path: &str, value: Value, kind: &str) -> Result<(),
         }
         Some(Value::Array(items)) => {
             // One past the end is a place to add at, so a negative index counts from there.
-            let place = if token == "-" { Some(items.len()) } else { index_of(&token, items.len() + 1) };
+            let place = if token == "-" {
+                Some(items.len())
+            } else {
+                index_of(&token, items.len() + 1)
+            };
             let place = place.ok_or_else(|| bad_index(kind, path, &token))?;
             items.insert(place, value);
             Ok(())
         }
-        _ => fail(format!("{kind} operation does not apply: doc is missing path: \"{path}\": missing value")),
+        _ => fail(format!(
+            "{kind} operation does not apply: doc is missing path: \"{path}\": missing value"
+        )),
     }
 }
 
 fn remove(document: &mut Value, path: &str) -> Result<Value, PatchError> {
-    let missing = || PatchError::DoesNotApply(format!("remove operation does not apply: doc is missing path: \"{path}\": missing value"));
+    let missing = || {
+        PatchError::DoesNotApply(format!(
+            "remove operation does not apply: doc is missing path: \"{path}\": missing value"
+        ))
+    };
     let (parent, token) = parent_of(path).ok_or_else(missing)?;
     match pointer_mut(document, parent) {
         Some(Value::Object(map)) => map.remove(&token).ok_or_else(|| {
@@ -197,8 +229,12 @@ fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), PatchEr
             *place = value;
             Ok(())
         }
-        Found::NoParent => fail(format!("replace operation does not apply: doc is missing path: {path}: missing value")),
-        Found::NoChild => fail(format!("replace operation does not apply: doc is missing key: {path}: missing value")),
+        Found::NoParent => fail(format!(
+            "replace operation does not apply: doc is missing path: {path}: missing value"
+        )),
+        Found::NoChild => fail(format!(
+            "replace operation does not apply: doc is missing key: {path}: missing value"
+        )),
     }
 }
 
@@ -207,10 +243,16 @@ fn test(document: &mut Value, path: &str, wanted: &Value) -> Result<(), PatchErr
         Found::Value(value) => value == wanted,
         Found::NoChild => wanted.is_null(),
         Found::NoParent => {
-            return fail(format!("test operation does not apply: is missing path: {path}: missing value"));
+            return fail(format!(
+                "test operation does not apply: is missing path: {path}: missing value"
+            ));
         }
     };
-    if holds { Ok(()) } else { fail(format!("testing value {path} failed: test failed")) }
+    if holds {
+        Ok(())
+    } else {
+        fail(format!("testing value {path} failed: test failed"))
+    }
 }
 
 #[cfg(test)]
@@ -226,13 +268,41 @@ mod tests {
     #[test]
     fn operations_do_what_the_rfc_says() {
         for (current, operations, expected) in [
-            (json!({"a":1}), json!([{"op":"add","path":"/b","value":2}]), json!({"a":1,"b":2})),
-            (json!({"a":[1,3]}), json!([{"op":"add","path":"/a/1","value":2}]), json!({"a":[1,2,3]})),
-            (json!({"a":[1]}), json!([{"op":"add","path":"/a/-","value":2}]), json!({"a":[1,2]})),
-            (json!({"a":[1,2]}), json!([{"op":"remove","path":"/a/-1"}]), json!({"a":[1]})),
-            (json!({"a/b":1,"c~d":2}), json!([{"op":"replace","path":"/a~1b","value":3},{"op":"remove","path":"/c~0d"}]), json!({"a/b":3})),
-            (json!({"a":{"b":1}}), json!([{"op":"move","from":"/a/b","path":"/c"}]), json!({"a":{},"c":1})),
-            (json!({"a":{"b":1}}), json!([{"op":"copy","from":"/a","path":"/c"},{"op":"test","path":"/c/b","value":1}]), json!({"a":{"b":1},"c":{"b":1}})),
+            (
+                json!({"a":1}),
+                json!([{"op":"add","path":"/b","value":2}]),
+                json!({"a":1,"b":2}),
+            ),
+            (
+                json!({"a":[1,3]}),
+                json!([{"op":"add","path":"/a/1","value":2}]),
+                json!({"a":[1,2,3]}),
+            ),
+            (
+                json!({"a":[1]}),
+                json!([{"op":"add","path":"/a/-","value":2}]),
+                json!({"a":[1,2]}),
+            ),
+            (
+                json!({"a":[1,2]}),
+                json!([{"op":"remove","path":"/a/-1"}]),
+                json!({"a":[1]}),
+            ),
+            (
+                json!({"a/b":1,"c~d":2}),
+                json!([{"op":"replace","path":"/a~1b","value":3},{"op":"remove","path":"/c~0d"}]),
+                json!({"a/b":3}),
+            ),
+            (
+                json!({"a":{"b":1}}),
+                json!([{"op":"move","from":"/a/b","path":"/c"}]),
+                json!({"a":{},"c":1}),
+            ),
+            (
+                json!({"a":{"b":1}}),
+                json!([{"op":"copy","from":"/a","path":"/c"},{"op":"test","path":"/c/b","value":1}]),
+                json!({"a":{"b":1},"c":{"b":1}}),
+            ),
             (json!({}), json!([{"op":"test","path":"/x","value":null}]), json!({})),
         ] {
             assert_eq!(run(&current, &operations), Ok(expected), "{operations}");
@@ -242,12 +312,27 @@ mod tests {
     #[test]
     fn refusals_carry_upstreams_texts() {
         for (operations, expected) in [
-            (json!([{"op":"remove","path":"/x"}]), "error in remove for path: '/x': Unable to remove nonexistent key: x: missing value"),
-            (json!([{"op":"replace","path":"/x","value":1}]), "replace operation does not apply: doc is missing key: /x: missing value"),
-            (json!([{"op":"add","path":"/x/y","value":1}]), "add operation does not apply: doc is missing path: \"/x/y\": missing value"),
-            (json!([{"op":"test","path":"/a","value":2}]), "testing value /a failed: test failed"),
+            (
+                json!([{"op":"remove","path":"/x"}]),
+                "error in remove for path: '/x': Unable to remove nonexistent key: x: missing value",
+            ),
+            (
+                json!([{"op":"replace","path":"/x","value":1}]),
+                "replace operation does not apply: doc is missing key: /x: missing value",
+            ),
+            (
+                json!([{"op":"add","path":"/x/y","value":1}]),
+                "add operation does not apply: doc is missing path: \"/x/y\": missing value",
+            ),
+            (
+                json!([{"op":"test","path":"/a","value":2}]),
+                "testing value /a failed: test failed",
+            ),
             (json!([{"op":"jump","path":"/a"}]), "Unexpected kind: jump"),
-            (json!([{"op":"add","path":"/l/7","value":1}]), "error in add for path: '/l/7': Unable to access invalid index: 7: invalid index referenced"),
+            (
+                json!([{"op":"add","path":"/l/7","value":1}]),
+                "error in add for path: '/l/7': Unable to access invalid index: 7: invalid index referenced",
+            ),
         ] {
             assert_eq!(run(&json!({"a":1,"l":[]}), &operations), Err(expected.to_owned()));
         }
@@ -255,10 +340,17 @@ mod tests {
 
     #[test]
     fn limits_are_kept() {
-        let many: Vec<Value> = (0..=MAX_OPERATIONS).map(|_| json!({"op":"test","path":"/a","value":1})).collect();
+        let many: Vec<Value> = (0..=MAX_OPERATIONS)
+            .map(|_| json!({"op":"test","path":"/a","value":1}))
+            .collect();
         let text = run(&json!({"a":1}), &Value::Array(many)).unwrap_err();
-        assert_eq!(text, "The allowed maximum operations in a JSON patch is 10000, got 10001");
-        let doubling: Vec<Value> = (0..40).map(|i| json!({"op":"copy","from":"","path":format!("/k{i}")})).collect();
+        assert_eq!(
+            text,
+            "The allowed maximum operations in a JSON patch is 10000, got 10001"
+        );
+        let doubling: Vec<Value> = (0..40)
+            .map(|i| json!({"op":"copy","from":"","path":format!("/k{i}")}))
+            .collect();
         let result = super::json(&json!({"a":"x"}), Value::Array(doubling).to_string().as_bytes());
         assert!(matches!(result, Err(PatchError::TooLarge(_))));
     }

@@ -6,11 +6,11 @@
 
 mod json;
 mod merge;
-// mod strategic;
+mod strategic;
 
 pub use json::json;
 pub use merge::merge;
-// pub use strategic::strategic;
+pub use strategic::strategic;
 
 use serde_json::Value;
 

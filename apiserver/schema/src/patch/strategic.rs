@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::{PatchError, parse};
-use crate::facts::{Field, Type};
+use crate::facts::{Field, Shape, Ty, Type};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -26,6 +26,18 @@ pub fn strategic(ty: &'static Type, current: &Value, patch: &[u8]) -> Result<Val
     merge_map(original, patch, Some(ty)).map(Value::Object)
 }
 
+/// The struct that a field holds, itself or as its elements or values.
+fn element_type(field: &'static Field) -> Option<&'static Type> {
+    fn of(ty: &'static Ty) -> Option<&'static Type> {
+        match &ty.shape {
+            Shape::Struct(ty) => Some(ty.get()),
+            Shape::List(ty) | Shape::Map(ty) | Shape::Wrapped(ty) => of(ty),
+            _ => None,
+        }
+    }
+    of(field.ty)
+}
+
 fn malformed<T>(text: impl Into<String>) -> Result<T, PatchError> {
     Err(PatchError::Malformed(text.into()))
 }
@@ -38,7 +50,11 @@ fn bad_directive(directive: &Value, within: &Value) -> PatchError {
     PatchError::Malformed(format!("unknown patch type: {directive} in map: {within}"))
 }
 
-fn merge_map(mut original: Map<String, Value>, mut patch: Map<String, Value>, ty: Option<&'static Type>) -> Result<Map<String, Value>, PatchError> {
+fn merge_map(
+    mut original: Map<String, Value>,
+    mut patch: Map<String, Value>,
+    ty: Option<&'static Type>,
+) -> Result<Map<String, Value>, PatchError> {
     match patch.get(DIRECTIVE).map(|d| (d.as_str(), d)) {
         None => {}
         Some((Some("replace"), _)) => {
@@ -60,7 +76,13 @@ fn merge_map(mut original: Map<String, Value>, mut patch: Map<String, Value>, ty
     Ok(original)
 }
 
-fn merge_field(original: &mut Map<String, Value>, key: String, value: Value, deletes: bool, ty: Option<&'static Type>) -> Result<(), PatchError> {
+fn merge_field(
+    original: &mut Map<String, Value>,
+    key: String,
+    value: Value,
+    deletes: bool,
+    ty: Option<&'static Type>,
+) -> Result<(), PatchError> {
     if value.is_null() {
         original.remove(&key);
         return Ok(());
@@ -69,14 +91,10 @@ fn merge_field(original: &mut Map<String, Value>, key: String, value: Value, del
     let merged = match (original.remove(&key), value) {
         (None, _) if deletes => return Ok(()),
         (Some(Value::Object(old)), Value::Object(new)) => {
-            if field.is_some_and(|f| f.replaces()) {
-                Some(Value::Object(new))
-            } else {
-                merge_map(old, new, field.and_then(Field::element_type)).map(|m| Some(Value::Object(m)))?
-            }
+            merge_map(old, new, field.and_then(element_type)).map(|m| Some(Value::Object(m)))?
         }
         (Some(Value::Array(old)), Value::Array(new)) => {
-            if deletes || field.is_some_and(Field::merges) {
+            if deletes || field.is_some_and(|f| f.patch_strategy.merge) {
                 Some(Value::Array(merge_list(old, new, field, deletes)?))
             } else {
                 Some(Value::Array(new))
@@ -99,9 +117,15 @@ fn without_directives(value: Value) -> Option<Value> {
                 return None;
             }
             let kept = map.into_iter().filter(|(key, value)| {
-                !value.is_null() && key != RETAIN_KEYS && !key.starts_with(ELEMENT_ORDER) && !key.starts_with(DELETE_FROM_LIST)
+                !value.is_null()
+                    && key != RETAIN_KEYS
+                    && !key.starts_with(ELEMENT_ORDER)
+                    && !key.starts_with(DELETE_FROM_LIST)
             });
-            Some(Value::Object(kept.filter_map(|(key, value)| Some((key, without_directives(value)?))).collect()))
+            Some(Value::Object(
+                kept.filter_map(|(key, value)| Some((key, without_directives(value)?)))
+                    .collect(),
+            ))
         }
         Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
         scalar => Some(scalar),
@@ -109,8 +133,12 @@ fn without_directives(value: Value) -> Option<Value> {
 }
 
 fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> Result<(), PatchError> {
-    let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
-    let Value::Array(keys) = keys else { return malformed("invalid patch format of retainKeys") };
+    let Some(keys) = patch.remove(RETAIN_KEYS) else {
+        return Ok(());
+    };
+    let Value::Array(keys) = keys else {
+        return malformed("invalid patch format of retainKeys");
+    };
     let retained = |key: &str| keys.iter().any(|k| k.as_str() == Some(key));
     let stray = patch.iter().any(|(key, value)| {
         !value.is_null() && !key.starts_with(ELEMENT_ORDER) && !key.starts_with(DELETE_FROM_LIST) && !retained(key)
@@ -123,7 +151,11 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>
 }
 
 /// Merges each list that the patch orders, puts it in that order, and takes it out of the patch.
-fn apply_element_orders(original: &mut Map<String, Value>, patch: &mut Map<String, Value>, ty: Option<&'static Type>) -> Result<(), PatchError> {
+fn apply_element_orders(
+    original: &mut Map<String, Value>,
+    patch: &mut Map<String, Value>,
+    ty: Option<&'static Type>,
+) -> Result<(), PatchError> {
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(ELEMENT_ORDER)).cloned().collect();
     for directive in directives {
         let Some(Value::Array(order)) = patch.remove(&directive) else {
@@ -131,7 +163,7 @@ fn apply_element_orders(original: &mut Map<String, Value>, patch: &mut Map<Strin
         };
         let key = &directive[ELEMENT_ORDER.len()..];
         let field = ty.and_then(|t| t.field(key));
-        let merge_key = field.and_then(Field::merge_key);
+        let merge_key = field.and_then(|f| f.patch_merge_key);
         let old = match original.get(key) {
             Some(Value::Array(items)) => Some(items.clone()),
             Some(_) => return malformed(format!("expected a list for {key}")),
@@ -152,10 +184,15 @@ fn apply_element_orders(original: &mut Map<String, Value>, patch: &mut Map<Strin
             (None, None) => continue,
             (Some(old), None) => old,
             (None, Some(new)) => new.into_iter().filter_map(without_directives).collect(),
-            (Some(old), Some(new)) if field.is_some_and(Field::merges) => merge_list(old, new, field, false)?,
+            (Some(old), Some(new)) if field.is_some_and(|f| f.patch_strategy.merge) => {
+                merge_list(old, new, field, false)?
+            }
             (Some(_), Some(new)) => new,
         };
-        original.insert(key.to_owned(), Value::Array(reorder(merged, &order, &server_order, merge_key)?));
+        original.insert(
+            key.to_owned(),
+            Value::Array(reorder(merged, &order, &server_order, merge_key)?),
+        );
     }
     Ok(())
 }
@@ -194,10 +231,16 @@ fn identity<'a>(item: &'a Value, merge_key: Option<&str>) -> Result<&'a Value, P
 }
 
 fn position(list: &[Value], wanted: &Value, merge_key: Option<&str>) -> Option<usize> {
-    list.iter().position(|item| identity(item, merge_key).is_ok_and(|id| id == wanted))
+    list.iter()
+        .position(|item| identity(item, merge_key).is_ok_and(|id| id == wanted))
 }
 
-fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&'static Field>, deletes: bool) -> Result<Vec<Value>, PatchError> {
+fn merge_list(
+    original: Vec<Value>,
+    patch: Vec<Value>,
+    field: Option<&'static Field>,
+    deletes: bool,
+) -> Result<Vec<Value>, PatchError> {
     if original.is_empty() && patch.is_empty() {
         return Ok(original);
     }
@@ -215,8 +258,11 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&'static Fi
         }
         return reorder(merged, &patch, &original, None);
     }
-    let Some(merge_key) = field.and_then(Field::merge_key) else {
-        return malformed(format!("cannot merge lists without merge key for {}", field.map_or("list", |f| f.json)));
+    let Some(merge_key) = field.and_then(|f| f.patch_merge_key) else {
+        return malformed(format!(
+            "cannot merge lists without merge key for {}",
+            field.map_or("list", |f| f.json)
+        ));
     };
     let (kept, additions) = apply_list_directives(original, patch, merge_key)?;
     let mut merged = kept.clone();
@@ -226,7 +272,7 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&'static Fi
             Some(at) => {
                 let old = merged[at].as_object().cloned().unwrap_or_default();
                 let new = addition.as_object().cloned().unwrap_or_default();
-                merged[at] = Value::Object(merge_map(old, new, field.and_then(Field::element_type))?);
+                merged[at] = Value::Object(merge_map(old, new, field.and_then(element_type))?);
             }
             None => merged.extend(without_directives(addition.clone())),
         }
@@ -247,7 +293,11 @@ fn check_elements<'a>(mut items: impl Iterator<Item = &'a Value>) -> Result<(), 
 }
 
 /// Carries out `$patch` elements of a list: what stays of the original, and what is left of the patch.
-fn apply_list_directives(mut original: Vec<Value>, patch: Vec<Value>, merge_key: &str) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
+fn apply_list_directives(
+    mut original: Vec<Value>,
+    patch: Vec<Value>,
+    merge_key: &str,
+) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let mut additions = Vec::with_capacity(patch.len());
     let mut replace = false;
     for item in patch {
@@ -262,11 +312,20 @@ fn apply_list_directives(mut original: Vec<Value>, patch: Vec<Value>, merge_key:
             Some((_, directive)) => return Err(bad_directive(directive, &item)),
         }
     }
-    Ok(if replace { (additions, Vec::new()) } else { (original, additions) })
+    Ok(if replace {
+        (additions, Vec::new())
+    } else {
+        (original, additions)
+    })
 }
 
 /// Puts what the patch names into the patch's order, and weaves in what only the server has where it stood before.
-fn reorder(items: Vec<Value>, patch_order: &[Value], server_order: &[Value], merge_key: Option<&str>) -> Result<Vec<Value>, PatchError> {
+fn reorder(
+    items: Vec<Value>,
+    patch_order: &[Value],
+    server_order: &[Value],
+    merge_key: Option<&str>,
+) -> Result<Vec<Value>, PatchError> {
     let mut named = Vec::new();
     let mut server_only = Vec::new();
     for item in items {
@@ -320,10 +379,19 @@ mod tests {
     #[test]
     fn elements_are_deleted_and_lists_replaced_by_directive() {
         let current = containers(json!([{"name":"a"},{"name":"b"}]));
-        assert_eq!(pod(&containers(json!([{"$patch":"delete","name":"a"}])), &current), Ok(containers(json!([{"name":"b"}]))));
-        assert_eq!(pod(&containers(json!([{"$patch":"replace"},{"name":"z"}])), &current), Ok(containers(json!([{"name":"z"}]))));
         assert_eq!(
-            pod(&json!({"metadata":{"labels":{"$patch":"replace","x":"y"}}}), &json!({"metadata":{"labels":{"a":"b"}}})),
+            pod(&containers(json!([{"$patch":"delete","name":"a"}])), &current),
+            Ok(containers(json!([{"name":"b"}])))
+        );
+        assert_eq!(
+            pod(&containers(json!([{"$patch":"replace"},{"name":"z"}])), &current),
+            Ok(containers(json!([{"name":"z"}])))
+        );
+        assert_eq!(
+            pod(
+                &json!({"metadata":{"labels":{"$patch":"replace","x":"y"}}}),
+                &json!({"metadata":{"labels":{"a":"b"}}})
+            ),
             Ok(json!({"metadata":{"labels":{"x":"y"}}}))
         );
     }
@@ -332,7 +400,10 @@ mod tests {
     fn an_order_is_kept_and_what_only_the_server_has_stays_where_it_was() {
         let current = containers(json!([{"name":"a"},{"name":"s"},{"name":"b"}]));
         let patch = json!({"spec":{"$setElementOrder/containers":[{"name":"b"},{"name":"a"},{"name":"n"}],"containers":[{"name":"n"}]}});
-        assert_eq!(pod(&patch, &current), Ok(containers(json!([{"name":"s"},{"name":"b"},{"name":"a"},{"name":"n"}]))));
+        assert_eq!(
+            pod(&patch, &current),
+            Ok(containers(json!([{"name":"s"},{"name":"b"},{"name":"a"},{"name":"n"}])))
+        );
         let wrong = json!({"spec":{"$setElementOrder/containers":[{"name":"a"}],"containers":[{"name":"n"}]}});
         assert!(pod(&wrong, &current).is_err_and(|e| e.starts_with("The order in patch list:")));
     }
@@ -340,31 +411,48 @@ mod tests {
     #[test]
     fn primitive_lists_merge_as_sets_and_lose_what_is_named() {
         let current = json!({"metadata":{"finalizers":["a","b"]}});
-        assert_eq!(pod(&json!({"metadata":{"finalizers":["b","c"]}}), &current), Ok(json!({"metadata":{"finalizers":["a","b","c"]}})));
-        let removal = json!({"metadata":{"$deleteFromPrimitiveList/finalizers":["a"],"$setElementOrder/finalizers":["b"]}});
+        assert_eq!(
+            pod(&json!({"metadata":{"finalizers":["b","c"]}}), &current),
+            Ok(json!({"metadata":{"finalizers":["a","b","c"]}}))
+        );
+        let removal =
+            json!({"metadata":{"$deleteFromPrimitiveList/finalizers":["a"],"$setElementOrder/finalizers":["b"]}});
         assert_eq!(pod(&removal, &current), Ok(json!({"metadata":{"finalizers":["b"]}})));
     }
 
     #[test]
     fn retained_keys_push_out_their_siblings() {
         let current = json!({"spec":{"volumes":[{"name":"v","emptyDir":{}}]}});
-        let patch = json!({"spec":{"volumes":[{"$retainKeys":["name","hostPath"],"name":"v","hostPath":{"path":"/x"}}]}});
-        assert_eq!(pod(&patch, &current), Ok(json!({"spec":{"volumes":[{"name":"v","hostPath":{"path":"/x"}}]}})));
+        let patch =
+            json!({"spec":{"volumes":[{"$retainKeys":["name","hostPath"],"name":"v","hostPath":{"path":"/x"}}]}});
+        assert_eq!(
+            pod(&patch, &current),
+            Ok(json!({"spec":{"volumes":[{"name":"v","hostPath":{"path":"/x"}}]}}))
+        );
     }
 
     #[test]
     fn atomic_lists_are_replaced_and_nulls_remove() {
         let current = containers(json!([{"name":"a","args":["x","y"],"tty":true}]));
         let patch = containers(json!([{"name":"a","args":["z"],"tty":null,"stdin":null}]));
-        assert_eq!(pod(&patch, &current), Ok(containers(json!([{"name":"a","args":["z"]}]))));
+        assert_eq!(
+            pod(&patch, &current),
+            Ok(containers(json!([{"name":"a","args":["z"]}])))
+        );
     }
 
     #[test]
     fn misuse_is_refused() {
         let current = containers(json!([{"name":"a"}]));
         for (patch, expected) in [
-            (containers(json!([{"image":"x"}])), "map: {\"image\":\"x\"} does not contain declared merge key: name"),
-            (json!({"spec":{"$patch":"jump"}}), "unknown patch type: \"jump\" in map: {\"$patch\":\"jump\"}"),
+            (
+                containers(json!([{"image":"x"}])),
+                "map: {\"image\":\"x\"} does not contain declared merge key: name",
+            ),
+            (
+                json!({"spec":{"$patch":"jump"}}),
+                "unknown patch type: \"jump\" in map: {\"$patch\":\"jump\"}",
+            ),
             (containers(json!([["a"]])), "list element types are not identical"),
         ] {
             assert_eq!(pod(&patch, &current), Err(expected.to_owned()));

@@ -1,0 +1,66 @@
+//! `kube-scheduler`: flags, wiring, leading, draining. Everything else is in the library.
+
+use std::sync::Arc;
+
+use steersman_runtime::events::Recorder;
+use steersman_runtime::leader::{self, Outcome};
+use steersman_runtime::metrics::Metrics;
+use steersman_runtime::{Client, Informers, flags, logging, serve, shutdown};
+use steersman_scheduler::options::Options;
+use steersman_scheduler::run::Scheduler;
+use tracing::info;
+
+const NAME: &str = "kube-scheduler";
+/// Pods that name no scheduler get this one's name from the API server.
+const SCHEDULER: &str = "default-scheduler";
+const PORT: u16 = 10259;
+
+fn main() {
+    let options: Options = flags::parse();
+    logging::init(options.logging.v);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => flags::fail(&format!("starting the runtime: {error}")),
+    };
+    if let Err(error) = runtime.block_on(run(options)) {
+        flags::fail(&format!("{error:#}"));
+    }
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
+    let Options { kubeconfig, serving, leader: election, logging: _ } = options;
+    let stop = shutdown::on_signals()?;
+    let client = Client::from_kubeconfig(&kubeconfig, NAME).await?;
+    let host = flags::hostname();
+    let recorder = Recorder::new(client.clone(), SCHEDULER, &host);
+    let election = (election.leader_elect, election.config(NAME, leader::identity(&host)).map_err(anyhow::Error::msg)?);
+
+    let informers = Informers::new(client.clone());
+    let scheduler = Scheduler::start(client.clone(), recorder.clone(), &informers, SCHEDULER);
+    let metrics = Metrics::new();
+    register(&metrics, &scheduler);
+    serve::open(&serving, NAME, PORT, &client, metrics, |_| {}, stop.clone()).await?;
+
+    let work = |stop| async move {
+        informers.synced().await;
+        info!("caches are synced; scheduling");
+        scheduler.run(stop).await;
+    };
+    let (elect, config) = election;
+    if !elect {
+        work(stop).await;
+        return Ok(());
+    }
+    let store = leader::ApiLease::new(client, &config);
+    match leader::run(&config, &store, &steersman_types::jiff::Timestamp::now, Some(&recorder), stop, work).await {
+        Outcome::Lost => anyhow::bail!("leaderelection lost"),
+        Outcome::Released | Outcome::WorkEnded => Ok(()),
+    }
+}
+
+/// `scheduler_pending_pods`, read when somebody asks.
+fn register(metrics: &Metrics, scheduler: &Arc<Scheduler>) {
+    metrics.register(|registry| {
+        registry.register_collector(Box::new(steersman_scheduler::metrics::Pending(Arc::downgrade(scheduler))));
+    });
+}

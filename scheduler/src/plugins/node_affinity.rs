@@ -1,0 +1,99 @@
+//! NodeAffinity: `nodeSelector` and required node affinity filter, preferred node affinity scores.
+
+use std::collections::BTreeMap;
+
+use steersman_types::Typed;
+use steersman_types::api::core::v1::{NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm};
+
+use super::{Normalize, Plugin, Score, ScoreContext, Verdict};
+use crate::event::ClusterEvent;
+use crate::pod::PodInfo;
+use crate::snapshot::NodeInfo;
+
+pub const PLUGIN: Plugin = Plugin {
+    name: "NodeAffinity",
+    filter: Some(filter),
+    score: Some(Score { weight: 2, of: score, normalize: Normalize::ByHighest }),
+    wakes_on: |event, _| matches!(event, ClusterEvent::NodeAdded | ClusterEvent::NodeLabels),
+};
+
+fn affinity(pod: &PodInfo) -> Option<&NodeAffinity> {
+    pod.pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()
+}
+
+fn labels(node: &NodeInfo) -> Option<&BTreeMap<String, String>> {
+    node.node.as_ref().and_then(|n| n.metadata().labels.as_ref())
+}
+
+fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    let selector = pod.pod.spec.as_ref().and_then(|s| s.node_selector.as_ref());
+    let labels = labels(node);
+    let selected =
+        selector.into_iter().flatten().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value));
+    let required = affinity(pod).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    // No term at all matches nothing.
+    let affine = required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)));
+    Verdict::unless(selected && affine, "node(s) didn't match Pod's node affinity/selector", false)
+}
+
+fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
+    let preferred = affinity(pod).and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let matching = preferred.into_iter().flatten().filter(|p| p.weight != 0 && matches(&p.preference, node));
+    matching.map(|p| i64::from(p.weight)).sum()
+}
+
+/// All requirements of a term must hold; a term without any matches nothing.
+fn matches(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    if expressions.is_empty() && fields.is_empty() {
+        return false;
+    }
+    let label = |key: &str| labels(node).and_then(|l| l.get(key)).map(String::as_str);
+    let field = |key: &str| (key == "metadata.name").then_some(node.name.as_str());
+    expressions.iter().all(|r| holds(r, label(&r.key))) && fields.iter().all(|r| holds(r, field(&r.key)))
+}
+
+fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let listed = |v: &str| values.iter().any(|x| x == v);
+    let compare = |f: fn(i64, i64) -> bool| match (value.and_then(|v| v.parse().ok()), values) {
+        (Some(a), [b]) => b.parse().is_ok_and(|b| f(a, b)),
+        _ => false,
+    };
+    match requirement.operator.as_str() {
+        "In" => value.is_some_and(listed),
+        "NotIn" => !value.is_some_and(listed),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compare(|a, b| a > b),
+        "Lt" => compare(|a, b| a < b),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn requirements_hold_as_upstream_reads_them() {
+        for (operator, values, value, expected) in [
+            ("In", vec!["a", "b"], Some("a"), true),
+            ("In", vec!["a"], None, false),
+            ("NotIn", vec!["a"], None, true),
+            ("NotIn", vec!["a"], Some("a"), false),
+            ("Exists", vec![], Some(""), true),
+            ("DoesNotExist", vec![], None, true),
+            ("Gt", vec!["3"], Some("4"), true),
+            ("Gt", vec!["3"], Some("x"), false),
+            ("Lt", vec!["3"], Some("3"), false),
+            ("Near", vec![], Some("a"), false),
+        ] {
+            let r: NodeSelectorRequirement =
+                serde_json::from_value(json!({"key": "k", "operator": operator, "values": values})).unwrap();
+            assert_eq!(holds(&r, value), expected, "{operator} {values:?} on {value:?}");
+        }
+    }
+}

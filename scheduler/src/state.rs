@@ -1,0 +1,216 @@
+//! Queue and cache together, as informer events change them.
+//!
+//! Every method is a short, synchronous change under one lock ([`crate::run`] holds it), so informer handlers never
+//! block. Which pods are this scheduler's business is decided here and nowhere else.
+
+use std::sync::Arc;
+
+use steersman_runtime::Event;
+use steersman_types::Typed;
+use steersman_types::api::core::v1::{Node, Pod};
+use tokio::time::Instant;
+
+use crate::decide::Unschedulable;
+use crate::event::{ClusterEvent, node_changes, pending_pod_changes};
+use crate::plugins::Plugin;
+use crate::pod::{PodInfo, PodKey, is_finished, node_of};
+use crate::queue::Queue;
+use crate::resources;
+use crate::snapshot::{Cache, Snapshot};
+
+/// What the scheduler knows and has to do.
+#[derive(Debug)]
+pub struct State {
+    scheduler_name: String,
+    queue: Queue,
+    cache: Cache,
+}
+
+impl State {
+    #[must_use]
+    pub fn new(scheduler_name: &str, plugins: &'static [Plugin]) -> Self {
+        Self { scheduler_name: scheduler_name.to_owned(), queue: Queue::new(plugins), cache: Cache::default() }
+    }
+
+    /// A change of a node, as its informer tells it.
+    pub fn on_node(&mut self, event: &Event<Node>, now: Instant) {
+        match event {
+            Event::Added(node) => {
+                self.cache.set_node(node.clone());
+                self.queue.wake(ClusterEvent::NodeAdded, now);
+            }
+            Event::Updated { old, new } => {
+                self.cache.set_node(new.clone());
+                for change in node_changes(old, new) {
+                    self.queue.wake(change, now);
+                }
+            }
+            Event::Deleted(node) => self.cache.remove_node(node.metadata().name.as_deref().unwrap_or_default()),
+        }
+    }
+
+    /// A change of a pod, as its informer tells it.
+    pub fn on_pod(&mut self, event: &Event<Pod>, now: Instant) {
+        match event {
+            Event::Deleted(pod) => {
+                let key = PodKey::of(pod);
+                self.queue.remove(&key);
+                self.cache.remove_pod(&key);
+                if !node_of(pod).is_empty() {
+                    self.queue.wake(ClusterEvent::AssignedPodGone, now);
+                }
+            }
+            Event::Added(new) => self.set_pod(None, new, now),
+            Event::Updated { old, new } => self.set_pod(Some(old), new, now),
+        }
+    }
+
+    fn set_pod(&mut self, old: Option<&Arc<Pod>>, new: &Arc<Pod>, now: Instant) {
+        let key = PodKey::of(new);
+        if !node_of(new).is_empty() {
+            self.queue.remove(&key);
+            self.cache.set_pod(new);
+            let frees = old.is_some_and(|old| {
+                (is_finished(new) && !is_finished(old)) || resources::requests(old) != resources::requests(new)
+            });
+            if frees {
+                self.queue.wake(ClusterEvent::AssignedPodGone, now);
+            }
+        } else if self.is_mine(new) {
+            if !self.cache.is_placed(&key) {
+                let changes = old.map(|old| pending_pod_changes(old, new)).unwrap_or_default();
+                self.queue.set(new.clone(), &changes, now);
+            }
+        } else {
+            self.queue.remove(&key);
+        }
+    }
+
+    /// Pods that name this scheduler, are not being deleted, have not finished and are held back by no gate.
+    fn is_mine(&self, pod: &Pod) -> bool {
+        let Some(spec) = &pod.spec else { return false };
+        let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+        spec.scheduler_name.as_deref() == Some(&self.scheduler_name)
+            && pod.metadata().deletion_timestamp.is_none()
+            && !gated
+            && !is_finished(pod)
+    }
+
+    /// The next pod to decide on, with the cluster as it is now.
+    pub fn pop(&mut self, now: Instant) -> Option<(Arc<PodInfo>, Snapshot)> {
+        let pod = self.queue.pop(now)?;
+        Some((pod, self.cache.snapshot()))
+    }
+
+    /// When to call [`Self::pop`] again if nothing happens before.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.queue.next_due()
+    }
+
+    /// A node was chosen; the pod counts there from now on. `false` if the pod went away while it was being decided on.
+    pub fn assume(&mut self, pod: &PodInfo, node: &str) -> bool {
+        let waiting = self.queue.contains(&pod.key);
+        if waiting {
+            self.cache.assume(pod, node);
+        }
+        waiting
+    }
+
+    /// No node was found.
+    pub fn failed(&mut self, key: &PodKey, why: &Unschedulable, now: Instant) {
+        self.queue.failed(key, why, now);
+    }
+
+    /// Binding failed: what was assumed is free again, and the pod is tried again later.
+    pub fn binding_failed(&mut self, key: &PodKey, now: Instant) {
+        self.cache.forget(key);
+        self.queue.errored(key, now);
+        self.queue.wake(ClusterEvent::AssignedPodGone, now);
+    }
+
+    /// Active, backing off, unschedulable.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize, usize) {
+        self.queue.counts()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::{Placement, decide};
+    use crate::plugins::ALL;
+    use serde_json::{Value, json};
+
+    fn pod(name: &str, extra: Value) -> Arc<Pod> {
+        let mut spec = json!({"schedulerName": "default-scheduler", "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]});
+        for (key, value) in extra.as_object().cloned().unwrap_or_default() {
+            spec[key] = value;
+        }
+        Arc::new(Pod::from_value(&json!({"metadata": {"namespace": "d", "name": name, "uid": name}, "spec": spec})).unwrap())
+    }
+
+    fn node(cpu: &str) -> Arc<Node> {
+        let object = json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": cpu, "memory": "1Gi", "pods": "10"}}});
+        Arc::new(Node::from_value(&object).unwrap())
+    }
+
+    /// Pops and decides once; the node's name, or nothing.
+    fn step(state: &mut State, now: Instant) -> Option<String> {
+        let (pod, snapshot) = state.pop(now)?;
+        match decide(ALL, &pod, &snapshot, 0, 0) {
+            Placement::Node { name, .. } => state.assume(&pod, &name).then_some(name),
+            Placement::Unschedulable(why) => {
+                state.failed(&pod.key, &why, now);
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn a_pod_that_does_not_fit_is_placed_once_another_leaves() {
+        let (mut state, mut now) = (State::new("default-scheduler", ALL), Instant::now());
+        state.on_node(&Event::Added(node("1")), now);
+        let running = pod("a", json!({"nodeName": "n"}));
+        state.on_pod(&Event::Added(running.clone()), now);
+        state.on_pod(&Event::Added(pod("b", json!({}))), now);
+        assert_eq!(step(&mut state, now), None);
+        now += std::time::Duration::from_secs(5);
+        state.on_pod(&Event::Deleted(running), now);
+        assert_eq!(step(&mut state, now).as_deref(), Some("n"));
+    }
+
+    #[test]
+    fn a_pending_pod_is_placed_when_the_first_node_arrives() {
+        let (mut state, mut now) = (State::new("default-scheduler", ALL), Instant::now());
+        state.on_pod(&Event::Added(pod("a", json!({}))), now);
+        assert_eq!(step(&mut state, now), None);
+        now += std::time::Duration::from_secs(2);
+        state.on_node(&Event::Added(node("1")), now);
+        assert_eq!(step(&mut state, now).as_deref(), Some("n"));
+    }
+
+    #[test]
+    fn pods_of_others_gated_or_going_are_left_alone() {
+        let (mut state, now) = (State::new("default-scheduler", ALL), Instant::now());
+        state.on_pod(&Event::Added(pod("a", json!({"schedulerName": "other"}))), now);
+        state.on_pod(&Event::Added(pod("b", json!({"schedulingGates": [{"name": "x"}]}))), now);
+        let mut going = (*pod("c", json!({}))).clone();
+        going.metadata.deletion_timestamp = Some(steersman_types::Time(steersman_types::jiff::Timestamp::UNIX_EPOCH));
+        state.on_pod(&Event::Added(Arc::new(going)), now);
+        assert!(state.pop(now).is_none());
+    }
+
+    #[test]
+    fn a_failed_binding_frees_the_node_and_tries_again() {
+        let (mut state, mut now) = (State::new("default-scheduler", ALL), Instant::now());
+        state.on_node(&Event::Added(node("1")), now);
+        let a = pod("a", json!({}));
+        state.on_pod(&Event::Added(a.clone()), now);
+        assert_eq!(step(&mut state, now).as_deref(), Some("n"));
+        state.binding_failed(&PodKey::of(&a), now);
+        now += std::time::Duration::from_secs(1);
+        assert_eq!(step(&mut state, now).as_deref(), Some("n"));
+    }
+}
