@@ -3,6 +3,7 @@
 //! The request path, the review APIs and the admission plugins ask through [`Authorizer`]. What stays true: an
 //! authorizer never waits and never changes anything; no opinion from all of them means no.
 
+pub mod node;
 pub mod rbac;
 
 use std::borrow::Cow;
