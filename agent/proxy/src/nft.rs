@@ -1,0 +1,109 @@
+//! Running `nft` and `conntrack`.
+//!
+//! One transaction is one `nft -f -`: atomic, and with its own time limit. Stale UDP connections are forgotten with
+//! `conntrack -D`, one process each, and only for what a change concerns.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command as Process;
+
+use crate::family::Family;
+use crate::table::{self, Command};
+
+/// A table of 250,000 endpoints is written in seconds.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How much of nft's complaint is kept: it repeats the line that it does not like.
+const COMPLAINT: usize = 500;
+
+/// Why a transaction did not happen. The kernel's table is as it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    #[error("starting nft: {0}")]
+    Start(#[source] std::io::Error),
+    #[error("nft refused the transaction: {0}")]
+    Refused(String),
+    #[error("nft did not finish within {} s", LIMIT.as_secs())]
+    TimedOut,
+}
+
+/// Runs one transaction.
+///
+/// # Errors
+/// When it did not happen.
+pub async fn run(family: Family, commands: &[Command]) -> Result<(), NftError> {
+    if commands.is_empty() {
+        return Ok(());
+    }
+    feed(table::script(family, commands)).await
+}
+
+async fn feed(script: String) -> Result<(), NftError> {
+    let mut child = Process::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(NftError::Start)?;
+    let stdin = child.stdin.take();
+    let work = async move {
+        let write = async {
+            if let Some(mut stdin) = stdin {
+                // A process that ended early says why on its standard error.
+                let _ = stdin.write_all(script.as_bytes()).await;
+            }
+        };
+        let (output, ()) = tokio::join!(child.wait_with_output(), write);
+        output
+    };
+    let output = tokio::time::timeout(LIMIT, work)
+        .await
+        .map_err(|_| NftError::TimedOut)?
+        .map_err(NftError::Start)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint: String = String::from_utf8_lossy(&output.stderr)
+        .chars()
+        .take(COMPLAINT)
+        .collect();
+    Err(NftError::Refused(complaint.trim().replace('\n', " | ")))
+}
+
+/// Removes both tables; they need not exist.
+///
+/// # Errors
+/// When nft cannot be run.
+pub async fn remove_tables() -> Result<(), NftError> {
+    for family in [Family::V4, Family::V6] {
+        run(family, &[Command::AddTable, Command::DeleteTable]).await?;
+    }
+    Ok(())
+}
+
+/// Forgets UDP connections to `service` that were sent to `endpoint`, or (`None`) that were not translated at all.
+/// Their packets would otherwise keep going where no endpoint is. Best effort: without `conntrack` they time out.
+pub async fn forget_udp(service: IpAddr, port: u16, endpoint: Option<SocketAddr>) {
+    let mut process = Process::new("conntrack");
+    process.args(["-D", "-p", "udp", "-f", if service.is_ipv4() { "ipv4" } else { "ipv6" }]);
+    process.args(["--orig-dst", &service.to_string(), "--orig-port-dst", &port.to_string()]);
+    if let Some(endpoint) = endpoint {
+        process.args(["--dst-nat", &endpoint.ip().to_string()]);
+    }
+    let run = process
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    match tokio::time::timeout(Duration::from_secs(10), run).await {
+        // Status 1: there was none.
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "conntrack cannot be run; stale UDP connections will time out"),
+        Err(_) => tracing::warn!("conntrack did not finish"),
+    }
+}

@@ -1,0 +1,267 @@
+//! What a Service becomes, as text.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fmt::Write;
+
+use common::{node, service, settings, slice};
+use serde_json::json;
+use steersman_proxy::family::Family;
+use steersman_proxy::rules::{Fragment, fragment};
+use steersman_types::api::core::v1::Service;
+
+fn text(fragment: &Fragment) -> String {
+    let mut out = String::new();
+    for (name, definition) in &fragment.sets {
+        writeln!(out, "set {name} {{ {definition} }}").unwrap();
+    }
+    for (name, rules) in &fragment.chains {
+        writeln!(out, "chain {name}").unwrap();
+        for rule in rules {
+            writeln!(out, "  {rule}").unwrap();
+        }
+    }
+    for ((map, key), value) in &fragment.elements {
+        writeln!(
+            out,
+            "{} {{ {key}{}{value} }}",
+            map.name(),
+            if value.is_empty() { "" } else { " : " }
+        )
+        .unwrap();
+    }
+    out
+}
+
+type Ready<'a> = (&'a str, &'a str, bool, bool, bool);
+const HERE: Ready = ("10.231.1.2", "node-1", true, true, false);
+const THERE: Ready = ("10.231.2.2", "node-2", true, true, false);
+const ENDING_HERE: Ready = ("10.231.1.9", "node-1", false, true, true);
+const UNREADY: Ready = ("10.231.1.8", "node-1", false, false, false);
+
+fn of(service: &Service, endpoints: &[Ready]) -> String {
+    let name = service.metadata.name.clone().unwrap();
+    let slices = [slice(
+        &name,
+        json!({"name": "", "port": 8080, "protocol": "TCP"}),
+        endpoints,
+    )];
+    text(&fragment(service, &slices, Family::V4, &node(), &settings()))
+}
+
+fn cluster_ip() -> Service {
+    service(
+        "web",
+        json!({"clusterIP": "10.232.0.5", "ports": [{"port": 80, "protocol": "TCP"}]}),
+    )
+}
+
+#[test]
+fn a_cluster_ip_spreads_over_its_ready_endpoints() {
+    let expected = "\
+chain cluster/ns/web/tcp/80
+  ip daddr 10.232.0.5 tcp dport 80 ip saddr != 10.231.0.0/16 meta mark set meta mark or 0x00004000
+  meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.231.1.2 . 8080, 1 : 10.231.2.2 . 8080 }
+service-ips { 10.232.0.5 . tcp . 80 : goto cluster/ns/web/tcp/80 }
+cluster-ips { 10.232.0.5 }
+hairpin-connections { 10.231.1.2 . 10.231.1.2 }
+";
+    assert_eq!(of(&cluster_ip(), &[HERE, THERE, UNREADY]), expected);
+}
+
+#[test]
+fn without_any_endpoint_connections_are_refused() {
+    let expected = "\
+no-endpoint-services { 10.232.0.5 . tcp . 80 : goto reject-chain }
+cluster-ips { 10.232.0.5 }
+";
+    assert_eq!(of(&cluster_ip(), &[]), expected);
+    assert_eq!(of(&cluster_ip(), &[UNREADY]), expected);
+}
+
+#[test]
+fn endpoints_that_terminate_but_serve_are_the_last_resort() {
+    assert!(of(&cluster_ip(), &[ENDING_HERE, UNREADY]).contains("dnat to 10.231.1.9:8080"));
+    assert!(!of(&cluster_ip(), &[ENDING_HERE, THERE]).contains("10.231.1.9"));
+}
+
+#[test]
+fn session_affinity_gives_each_endpoint_a_chain_and_a_set() {
+    let mut sticky = cluster_ip();
+    sticky.spec.as_mut().unwrap().session_affinity = Some("ClientIP".into());
+    let expected = "\
+set endpoint/ns/web/tcp/80/10.231.1.2.8080/10800 { type ipv4_addr; flags dynamic,timeout; timeout 10800s; }
+set endpoint/ns/web/tcp/80/10.231.2.2.8080/10800 { type ipv4_addr; flags dynamic,timeout; timeout 10800s; }
+chain cluster/ns/web/tcp/80
+  ip daddr 10.232.0.5 tcp dport 80 ip saddr != 10.231.0.0/16 meta mark set meta mark or 0x00004000
+  ip saddr @endpoint/ns/web/tcp/80/10.231.1.2.8080/10800 goto endpoint/ns/web/tcp/80/10.231.1.2.8080/10800
+  ip saddr @endpoint/ns/web/tcp/80/10.231.2.2.8080/10800 goto endpoint/ns/web/tcp/80/10.231.2.2.8080/10800
+  numgen random mod 2 vmap { 0 : goto endpoint/ns/web/tcp/80/10.231.1.2.8080/10800, 1 : goto endpoint/ns/web/tcp/80/10.231.2.2.8080/10800 }
+chain endpoint/ns/web/tcp/80/10.231.1.2.8080/10800
+  update @endpoint/ns/web/tcp/80/10.231.1.2.8080/10800 { ip saddr }
+  meta l4proto tcp dnat to 10.231.1.2:8080
+chain endpoint/ns/web/tcp/80/10.231.2.2.8080/10800
+  update @endpoint/ns/web/tcp/80/10.231.2.2.8080/10800 { ip saddr }
+  meta l4proto tcp dnat to 10.231.2.2:8080
+service-ips { 10.232.0.5 . tcp . 80 : goto cluster/ns/web/tcp/80 }
+cluster-ips { 10.232.0.5 }
+hairpin-connections { 10.231.1.2 . 10.231.1.2 }
+";
+    assert_eq!(of(&sticky, &[HERE, THERE]), expected);
+}
+
+fn node_port(policy: &str) -> Service {
+    service(
+        "np",
+        json!({"type": "NodePort", "clusterIP": "10.232.0.6", "externalTrafficPolicy": policy,
+            "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}),
+    )
+}
+
+#[test]
+fn a_node_port_under_cluster_policy_is_masqueraded() {
+    let expected = "\
+chain cluster/ns/np/tcp/80
+  ip daddr 10.232.0.6 tcp dport 80 ip saddr != 10.231.0.0/16 meta mark set meta mark or 0x00004000
+  meta l4proto tcp dnat to 10.231.2.2:8080
+chain external/ns/np/tcp/80
+  meta mark set meta mark or 0x00004000
+  goto cluster/ns/np/tcp/80
+service-ips { 10.232.0.6 . tcp . 80 : goto cluster/ns/np/tcp/80 }
+service-nodeports { tcp . 30080 : goto external/ns/np/tcp/80 }
+cluster-ips { 10.232.0.6 }
+";
+    assert_eq!(of(&node_port("Cluster"), &[THERE]), expected);
+}
+
+#[test]
+fn under_local_policy_outside_traffic_stays_on_the_node_and_keeps_its_source() {
+    let rules = of(&node_port("Local"), &[HERE, THERE]);
+    let expected = "\
+chain external/ns/np/tcp/80
+  ip saddr 10.231.0.0/16 goto cluster/ns/np/tcp/80
+  fib saddr type local meta mark set meta mark or 0x00004000
+  fib saddr type local goto cluster/ns/np/tcp/80
+  goto local/ns/np/tcp/80
+";
+    assert!(rules.contains(expected), "{rules}");
+    assert!(!rules.contains("no-endpoint"));
+}
+
+#[test]
+fn under_local_policy_a_node_without_endpoints_drops_outside_traffic_but_serves_its_own() {
+    let rules = of(&node_port("Local"), &[THERE]);
+    assert!(
+        rules.contains("no-endpoint-nodeports { tcp . 30080 : drop }"),
+        "{rules}"
+    );
+    assert!(
+        rules.contains("service-nodeports { tcp . 30080 : goto external/ns/np/tcp/80 }"),
+        "{rules}"
+    );
+    assert!(!rules.contains("local/ns"), "{rules}");
+}
+
+#[test]
+fn an_internal_local_service_uses_only_this_node_s_endpoints() {
+    let mut local = cluster_ip();
+    local.spec.as_mut().unwrap().internal_traffic_policy = Some("Local".into());
+    let rules = of(&local, &[HERE, THERE]);
+    assert!(
+        rules.contains("service-ips { 10.232.0.5 . tcp . 80 : goto local/ns/web/tcp/80 }"),
+        "{rules}"
+    );
+    let rules = of(&local, &[THERE]);
+    assert!(
+        rules.contains("no-endpoint-services { 10.232.0.5 . tcp . 80 : drop }"),
+        "{rules}"
+    );
+}
+
+#[test]
+fn a_load_balancer_has_its_address_and_its_firewall() {
+    let mut balancer = service(
+        "lb",
+        json!({"type": "LoadBalancer", "clusterIP": "10.232.0.7", "externalIPs": ["192.0.2.9"],
+            "loadBalancerSourceRanges": ["203.0.113.0/24", "203.0.113.128/25"], "ports": [{"port": 80, "protocol": "TCP"}]}),
+    );
+    balancer.status = serde_json::from_value(
+        json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "Proxy"}]}}),
+    )
+    .unwrap();
+    let rules = of(&balancer, &[THERE]);
+    assert!(
+        rules.contains("service-ips { 192.0.2.1 . tcp . 80 : goto external/ns/lb/tcp/80 }"),
+        "{rules}"
+    );
+    assert!(
+        rules.contains("service-ips { 192.0.2.9 . tcp . 80 : goto external/ns/lb/tcp/80 }"),
+        "{rules}"
+    );
+    assert!(!rules.contains("192.0.2.2"), "{rules}");
+    assert!(rules.contains("  ip saddr != { 203.0.113.0/24 } drop\n"), "{rules}");
+    assert!(
+        rules.contains("firewall-ips { 192.0.2.1 . tcp . 80 : goto firewall/ns/lb/tcp/80 }"),
+        "{rules}"
+    );
+}
+
+#[test]
+fn headless_external_name_and_foreign_services_have_no_rules() {
+    let headless = service("h", json!({"clusterIP": "None", "ports": [{"port": 80}]}));
+    let named = service("e", json!({"type": "ExternalName", "externalName": "example.org"}));
+    let mut foreign = cluster_ip();
+    foreign.metadata.labels = Some(
+        [(
+            "service.kubernetes.io/service-proxy-name".to_owned(),
+            "other".to_owned(),
+        )]
+        .into(),
+    );
+    for service in [headless, named, foreign] {
+        assert_eq!(of(&service, &[HERE]), "");
+    }
+}
+
+#[test]
+fn ports_are_matched_by_name_and_protocol() {
+    let service = service(
+        "dns",
+        json!({"clusterIP": "10.232.0.10", "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]}),
+    );
+    let slices = [
+        slice("dns", json!({"name": "dns", "port": 5353, "protocol": "UDP"}), &[HERE]),
+        slice(
+            "dns",
+            json!({"name": "dns-tcp", "port": 5354, "protocol": "TCP"}),
+            &[THERE],
+        ),
+    ];
+    let rules = text(&fragment(&service, &slices, Family::V4, &node(), &settings()));
+    assert!(rules.contains("meta l4proto udp dnat to 10.231.1.2:5353"), "{rules}");
+    assert!(rules.contains("meta l4proto tcp dnat to 10.231.2.2:5354"), "{rules}");
+}
+
+#[test]
+fn zone_hints_count_only_when_every_endpoint_has_them() {
+    let mut hinted = slice("web", json!({"name": "", "port": 8080}), &[HERE, THERE]);
+    let zones = |zone: &str| serde_json::from_value(json!({"forZones": [{"name": zone}]})).unwrap();
+    {
+        let endpoints = std::sync::Arc::make_mut(&mut hinted).endpoints.as_mut().unwrap();
+        endpoints[0].hints = Some(zones("a"));
+        endpoints[1].hints = Some(zones("b"));
+    }
+    let rules = text(&fragment(
+        &cluster_ip(),
+        &[hinted.clone()],
+        Family::V4,
+        &node(),
+        &settings(),
+    ));
+    assert!(rules.contains("dnat to 10.231.1.2:8080"), "{rules}");
+    std::sync::Arc::make_mut(&mut hinted).endpoints.as_mut().unwrap()[1].hints = None;
+    let rules = text(&fragment(&cluster_ip(), &[hinted], Family::V4, &node(), &settings()));
+    assert!(rules.contains("mod 2"), "{rules}");
+}
