@@ -9,7 +9,8 @@
 //! - it holds `apiVersion` and `kind`, and no field its type does not have;
 //! - scalars without `omitempty` and structs that Go holds by value are there even if the body left them out (`spec`,
 //!   `status`, `metadata`, `resources`: `{}`); a field with `omitempty` is not there when it is zero or empty;
-//! - no field is null; a list or map without `omitempty` that nobody set is absent (and printed as `null` again);
+//! - a list kind has `items`, if only empty ones;
+//! - no field is null; any other list or map without `omitempty` that nobody set is absent (and printed as `null` again);
 //! - quantities, times and durations are in canonical form.
 //!
 //! What stays true: nothing here panics, whatever the bytes, and recursion is bounded ([`MAX_DEPTH`]).

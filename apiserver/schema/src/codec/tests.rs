@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod generate;
 mod golden;
 mod json;
+mod properties;

@@ -204,6 +204,7 @@ pub struct Type {
     pub kind: bool,
     /// Whether it is replaced as a whole when merged (`x-kubernetes-map-type: atomic`).
     pub atomic: bool,
+    list: bool,
     /// In order of declaration, which is the order in which upstream prints them. Inline ones stand for themselves here.
     pub fields: Box<[Field]>,
     /// Field names as JSON has them, inline fields flattened, sorted.
@@ -212,6 +213,8 @@ pub struct Type {
     ascending: Box<[u16]>,
     /// Indices into `flat`, of fields that Go prints although nobody set them.
     unset: Box<[u16]>,
+    /// Indices into `flat`, of fields that have a default themselves or somewhere below.
+    defaulted: Box<[u16]>,
 }
 
 /// Where a flattened field is: the type that declares it, and its index there.
@@ -259,6 +262,11 @@ impl Type {
         self.unset.iter().filter_map(|at| self.flat_field(usize::from(*at)))
     }
 
+    /// The fields that have a default, or whose type has one somewhere below.
+    pub fn defaulted_fields(&self) -> impl Iterator<Item = &'static Field> + '_ {
+        self.defaulted.iter().filter_map(|at| self.flat_field(usize::from(*at)))
+    }
+
     /// Fields in the order in which protobuf writes them.
     pub fn by_number(&self) -> impl DoubleEndedIterator<Item = &Field> {
         self.ascending.iter().map(|i| &self.fields[usize::from(*i)])
@@ -283,9 +291,7 @@ impl Type {
     /// Whether this is a list kind: `metadata` is list metadata and there are `items`.
     #[must_use]
     pub fn is_list(&self) -> bool {
-        self.kind
-            && self.field("items").is_some()
-            && matches!(self.field("metadata").map(|f| &f.ty.shape), Some(Shape::Struct(t)) if t.short == "ListMeta")
+        self.list
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) fn types(text: &'static str) -> Vec<Type> {
         types[current].fields = fields.into();
     }
     index(&mut types);
+    mark_defaults(&mut types);
     types
 }
 
@@ -85,10 +86,12 @@ fn declarations(text: &'static str) -> (Parser, Vec<Type>) {
                     version,
                     kind: flags.contains(&"kind"),
                     atomic: flags.contains(&"atomic"),
+                    list: false,
                     fields: Box::default(),
                     flat: Box::default(),
                     ascending: Box::default(),
                     unset: Box::default(),
+                    defaulted: Box::default(),
                 });
                 Decl::Struct(TypeRef::new(types.len() - 1))
             }
@@ -286,9 +289,47 @@ fn index(types: &mut [Type]) {
         let mut ascending: Vec<u16> = (0..fields.len()).filter_map(|n| u16::try_from(n).ok()).collect();
         ascending.retain(|n| fields[usize::from(*n)].number != 0);
         ascending.sort_by_key(|n| fields[usize::from(*n)].number);
+        let is_list_meta = |f: &Field| {
+            f.json == "metadata"
+                && matches!(&f.ty.shape, Shape::Struct(t) if types[usize::from(t.0)].short == "ListMeta")
+        };
+        let list = types[i].kind && fields.iter().any(|f| f.json == "items") && fields.iter().any(is_list_meta);
+        types[i].list = list;
         types[i].flat = flat.into();
         types[i].ascending = ascending.into();
         types[i].unset = unset.into();
+    }
+}
+
+/// The struct that a shape holds, directly or as element.
+fn struct_in(shape: &Shape) -> Option<TypeRef> {
+    match shape {
+        Shape::Struct(inner) => Some(*inner),
+        Shape::List(element) | Shape::Map(element) => struct_in(&element.shape),
+        _ => None,
+    }
+}
+
+/// Finds which fields lead to a default: round after round, until nothing new is found (types may be recursive).
+fn mark_defaults(types: &mut [Type]) {
+    let mut leads = vec![false; types.len()];
+    let leading = |types: &[Type], leads: &[bool], place: &Place| {
+        let field = &types[usize::from(place.owner.0)].fields[usize::from(place.index)];
+        field.default.is_some() || struct_in(&field.ty.shape).is_some_and(|inner| leads[usize::from(inner.0)])
+    };
+    loop {
+        let found: Vec<usize> = (0..types.len())
+            .filter(|i| !leads[*i] && types[*i].flat.iter().any(|(_, place)| leading(types, &leads, place)))
+            .collect();
+        if found.is_empty() {
+            break;
+        }
+        found.into_iter().for_each(|i| leads[i] = true);
+    }
+    for i in 0..types.len() {
+        let flat = types[i].flat.iter().enumerate();
+        let defaulted = flat.filter(|(_, (_, place))| leading(types, &leads, place));
+        types[i].defaulted = defaulted.filter_map(|(n, _)| u16::try_from(n).ok()).collect();
     }
 }
 

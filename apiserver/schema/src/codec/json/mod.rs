@@ -8,7 +8,7 @@ mod scan;
 mod text;
 mod write;
 
-pub(super) use read::{decode, decode_as, decode_untyped, fill_gvk, zero_value};
+pub(super) use read::{decode, decode_as, decode_untyped, fill, fill_gvk};
 pub(super) use scan::{Cursor, check};
 pub(super) use text::{compact_json, push_json_string};
 pub(super) use write::{write, write_stored};

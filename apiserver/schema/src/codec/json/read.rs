@@ -182,7 +182,11 @@ fn zero_struct(ty: &Type) -> Map<String, Value> {
 }
 
 /// Adds what Go prints although nobody set it.
-fn fill(ty: &Type, object: &mut Map<String, Value>) {
+pub(in crate::codec) fn fill(ty: &Type, object: &mut Map<String, Value>) {
+    // Upstream takes care that a list kind's items are never null.
+    if ty.is_list() && !object.contains_key("items") {
+        object.insert("items".into(), Value::Array(Vec::new()));
+    }
     for field in ty.unset_fields() {
         if !object.contains_key(field.json)
             && let Some(zero) = zero_value(field)

@@ -3,7 +3,7 @@
 use serde_json::{Map, Number, Value};
 
 use super::wire::{Reader, WireError};
-use crate::codec::json::zero_value;
+use crate::codec::json::fill;
 use crate::codec::{DecodeError, Decoded, Envelope, MAX_DEPTH, scalar};
 use crate::facts::{Field, Gvk, Shape, Ty, Type, TypeRef, facts};
 
@@ -57,7 +57,7 @@ pub(in crate::codec) fn decode(body: &[u8], default_gvk: Option<&Gvk>) -> Result
 fn message(ty: &Type, bytes: &[u8], depth: usize) -> Result<Map<String, Value>, ReadError> {
     let mut object = Map::new();
     fields(ty, bytes, depth, &mut object)?;
-    finish(ty, &mut object);
+    fill(ty, &mut object);
     Ok(object)
 }
 
@@ -103,17 +103,6 @@ fn fields(ty: &Type, bytes: &[u8], depth: usize, object: &mut Map<String, Value>
         }
     }
     Ok(())
-}
-
-/// Adds what Go prints although it was never set.
-fn finish(ty: &Type, object: &mut Map<String, Value>) {
-    for field in ty.unset_fields() {
-        if !object.contains_key(field.json)
-            && let Some(zero) = zero_value(field)
-        {
-            object.insert(field.json.into(), zero);
-        }
-    }
 }
 
 /// Whether Go's `omitempty` would leave the value out.

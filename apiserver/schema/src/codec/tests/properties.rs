@@ -1,0 +1,132 @@
+//! What holds for every object of every kind, and for bytes that are no objects at all.
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::generate::{Random, kinds, object};
+use crate::codec::*;
+use crate::facts::Shape;
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Decodes what a client could send.
+fn sent(seed: u64) -> Value {
+    let mut random = Random(seed);
+    let kinds = kinds();
+    let ty = kinds[random.below(kinds.len())];
+    let body = serde_json::to_vec(&object(ty, &mut random)).unwrap();
+    let decoded = decode(MediaType::Json, &body, None).unwrap_or_else(|e| panic!("{e}\n{}", text(&body)));
+    assert!(decoded.strict.is_empty(), "{:?}", decoded.strict);
+    decoded.value
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_object_survives_every_media_type(seed: u64) {
+        let value = sent(seed);
+        for media in [MediaType::Json, MediaType::Protobuf, MediaType::Yaml] {
+            let bytes = encode(media, &value).unwrap();
+            let again = decode(media, &bytes, None).unwrap();
+            prop_assert!(again.strict.is_empty(), "{:?}", again.strict);
+            prop_assert_eq!(&again.value, &value, "{:?}\n{}", media, String::from_utf8_lossy(&bytes));
+            prop_assert_eq!(encode(media, &again.value).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn protobuf_to_json_equals_decoding_and_encoding(seed: u64) {
+        let value = sent(seed);
+        let mut direct = Vec::new();
+        protobuf_to_json(&encode(MediaType::Protobuf, &value).unwrap(), &mut direct).unwrap();
+        let through = encode(MediaType::Json, &value).unwrap();
+        prop_assert_eq!(text(&direct), text(&through));
+    }
+
+    #[test]
+    fn what_is_stored_comes_back_with_its_revision(seed: u64, revision in 1i64..) {
+        let mut value = sent(seed);
+        let metadata = object_type(&value).and_then(|t| t.field("metadata"));
+        // Lists, Status and options are not stored; their metadata is another.
+        if !metadata.is_some_and(|f| matches!(&f.ty.shape, Shape::Struct(t) if t.short == "ObjectMeta")) {
+            return Ok(());
+        }
+        let stored = encode_stored(&value).unwrap();
+        let spliced = with_resource_version(&stored, revision).unwrap();
+        if let Some(metadata) = value["metadata"].as_object_mut() {
+            metadata.remove("selfLink");
+            metadata.insert("resourceVersion".into(), revision.to_string().into());
+        }
+        prop_assert_eq!(decode_stored(&spliced).unwrap(), value);
+    }
+
+    #[test]
+    fn random_bytes_are_refused_or_read_but_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        exercise(&bytes);
+        let mut enveloped = b"k8s\0".to_vec();
+        enveloped.extend_from_slice(&bytes);
+        exercise(&enveloped);
+    }
+}
+
+/// Everything that reads bytes from outside.
+fn exercise(bytes: &[u8]) {
+    for media in [MediaType::Json, MediaType::Protobuf] {
+        if let Ok(decoded) = decode(media, bytes, None) {
+            // What was read can be written.
+            encode(MediaType::Json, &decoded.value).unwrap();
+            encode(MediaType::Protobuf, &decoded.value).unwrap();
+        }
+    }
+    drop(decode_untyped(bytes));
+    drop(decode_stored(bytes));
+    drop(with_resource_version(bytes, 1));
+    drop(protobuf_to_json(bytes, &mut Vec::new()));
+    drop(Envelope::open(bytes));
+}
+
+#[test]
+fn damaged_objects_are_refused_or_read_but_never_panic() {
+    let mut random = Random(1);
+    for seed in 0..400 {
+        let value = sent(seed);
+        for media in [MediaType::Json, MediaType::Protobuf] {
+            let whole = encode(media, &value).unwrap();
+            for _ in 0..20 {
+                let mut damaged = whole.clone();
+                for _ in 0..=random.below(4) {
+                    let at = random.below(damaged.len());
+                    damaged[at] = u8::try_from(random.below(256)).unwrap();
+                }
+                if random.below(3) == 0 {
+                    damaged.truncate(random.below(whole.len()));
+                }
+                exercise(&damaged);
+            }
+        }
+    }
+}
+
+#[test]
+fn yaml_bombs_and_damaged_yaml_are_refused_quickly() {
+    let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
+    for i in 1..20 {
+        let alias = format!("*a{}", i - 1);
+        bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![alias; 9].join(",")));
+    }
+    bomb.push_str("apiVersion: v1\nkind: ConfigMap\n");
+    assert!(decode(MediaType::Yaml, bomb.as_bytes(), None).is_err());
+    let deep = format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000));
+    assert!(decode(MediaType::Yaml, deep.as_bytes(), None).is_err());
+    let mut random = Random(2);
+    for seed in 0..20 {
+        let whole = encode(MediaType::Yaml, &sent(seed)).unwrap();
+        let mut damaged = whole[..whole.len().min(4000)].to_vec();
+        let at = random.below(damaged.len());
+        damaged[at] = u8::try_from(random.below(256)).unwrap();
+        drop(decode(MediaType::Yaml, &damaged, None));
+    }
+}
