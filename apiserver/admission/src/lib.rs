@@ -6,7 +6,13 @@
 //! [`Cluster`]; time and randomness come with the request. The crate does not speak HTTP and stores nothing.
 
 pub mod chain;
+mod default_toleration_seconds;
+mod edit;
+mod namespace_lifecycle;
+mod priority;
 mod request;
+mod service_account;
+mod taint_nodes;
 
 pub use chain::{Chain, UnknownPlugin};
 pub use request::{Operation, Request};
@@ -24,6 +30,11 @@ pub trait Cluster: Lister {
     /// # Errors
     /// When the store cannot say within the request's deadline; the text says why.
     async fn refresh(&self) -> Result<(), String>;
+
+    /// Waits. Plugins wait only for what a controller is about to make; tests return at once.
+    async fn pause(&self, time: std::time::Duration) {
+        tokio::time::sleep(time).await;
+    }
 }
 
 /// What plugins are built from.

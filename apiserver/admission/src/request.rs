@@ -70,7 +70,8 @@ impl Request {
     }
 
     /// 403 on the object written: `pods "x" is forbidden: <why>`.
-    pub fn forbidden(&self, why: impl AsRef<str>) -> Box<Status> {
-        Box::new(Status::forbidden(&self.group, &self.resource, self.shown_name(), why.as_ref()))
+    #[must_use]
+    pub fn forbidden(&self, why: impl AsRef<str>) -> Status {
+        Status::forbidden(&self.group, &self.resource, self.shown_name(), why.as_ref())
     }
 }
