@@ -38,10 +38,16 @@ pub(super) fn to_json(body: &[u8]) -> Result<Converted, String> {
     }
     let first = first_document(body);
     let failed = |e: String| format!("error converting YAML to JSON: yaml: {e}");
-    let value: Value =
-        serde_saphyr::from_slice_with_options(first, options(LastWins)).map_err(|e| failed(e.to_string()))?;
-    let strict: Result<Value, _> = serde_saphyr::from_slice_with_options(first, options(Error));
-    let duplicates = strict.err().map(|e| failed(format!("unmarshal errors:\n  {e}")));
+    let (value, duplicates): (Value, _) = match serde_saphyr::from_slice_with_options(first, options(Error)) {
+        Ok(value) => (value, None),
+        Err(strict) => {
+            let value = serde_saphyr::from_slice_with_options(first, options(LastWins));
+            (
+                value.map_err(|e| failed(e.to_string()))?,
+                Some(failed(format!("unmarshal errors:\n  {strict}"))),
+            )
+        }
+    };
     let json = serde_json::to_vec(&value).map_err(|e| failed(e.to_string()))?;
     Ok(Converted { json, duplicates })
 }
