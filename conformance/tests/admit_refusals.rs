@@ -18,7 +18,7 @@ fn an_invalid_pod_is_told_every_fault_with_its_path() {
         "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
         "spec.containers[1].name: Duplicate value: \"a\"",
         "spec.containers[1].image: Required value",
-        "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+        "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }

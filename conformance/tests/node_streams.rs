@@ -36,9 +36,9 @@ fn exec_passes_standard_input_on_and_ends_with_it() {
 #[test]
 fn exec_gives_a_terminal_with_the_size_of_the_callers() {
     let ns = client("terminal");
-    let inner = ns.kubectl.command_of(&["exec", "-it", "client", "--", "sh", "-c", "test -t 0 && stty size"]);
+    let inner = ns.kubectl.command_of(&["exec", "-it", "client", "--", "sh", "-c", "for i in $(seq 100); do stty size 2>/dev/null | grep . && break; usleep 50000; done"]);
     let words: Vec<String> = std::iter::once(inner.get_program()).chain(inner.get_args()).map(|w| format!("'{}'", w.to_string_lossy())).collect();
-    // script(1) gives kubectl a terminal of its own.
+    // script(1) gives kubectl a terminal of its own. The size arrives a moment after the command has started.
     let line = format!("stty rows 33 cols 111; {}", words.join(" "));
     let output = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().expect("script");
     let text = String::from_utf8_lossy(&output.stdout);

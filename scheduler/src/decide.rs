@@ -54,14 +54,16 @@ impl Unschedulable {
             texts.sort();
             texts.join(", ")
         };
-        let mut text = format!("0/{nodes} nodes are available: {}.", list(&self.reasons));
+        // The second sentence is what upstream's DynamicResources plugin adds when it has no claim to take back: always so,
+        // as long as claims are nobody's business here.
+        let mut text = format!("0/{nodes} nodes are available: {}. no new claims to deallocate", list(&self.reasons));
         if self.without_victims + self.unresolvable == nodes {
             let preemption = [
                 ("No preemption victims found for incoming pod", self.without_victims),
                 ("Preemption is not helpful for scheduling", self.unresolvable),
             ];
             let preemption = preemption.into_iter().filter(|(_, n)| *n > 0).map(|(text, n)| (text.to_owned(), n)).collect();
-            text.push_str(&format!(" preemption: 0/{nodes} nodes are available: {}.", list(&preemption)));
+            text.push_str(&format!(", preemption: 0/{nodes} nodes are available: {}.", list(&preemption)));
         }
         text
     }

@@ -61,7 +61,7 @@ fn messages_are_upstreams_word_for_word() {
     check(
         &pod("p", cpu("3")),
         &snapshot(vec![node("a", json!({})), node("b", json!({}))], vec![]),
-        "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
+        "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
     );
     let cordoned = json!({"spec": {"unschedulable": true}});
     let tainted = json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
@@ -71,12 +71,12 @@ fn messages_are_upstreams_word_for_word() {
             vec![node("a", cordoned), node("b", tainted), node("c", json!({}))],
             vec![pod("full", json!({"nodeName": "c", "containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}))],
         ),
-        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.",
+        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.",
     );
     check(
         &pod("p", json!({"nodeSelector": {"disk": "ssd"}})),
         &snapshot(vec![node("a", json!({}))], vec![]),
-        "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+        "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
     );
     let port = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
     let mut held = port.clone();
@@ -84,7 +84,7 @@ fn messages_are_upstreams_word_for_word() {
     check(
         &pod("p", port),
         &snapshot(vec![node("a", json!({}))], vec![pod("q", held)]),
-        "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+        "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
     );
 }
 
