@@ -20,15 +20,28 @@ const ITEMS: &str = "/registry/example.com/items/";
 #[derive(Clone, Debug)]
 enum Op {
     /// Put the key if that is possible (create or update).
-    Put { key: usize, node: u8 },
-    Delete { key: usize },
+    Put {
+        key: usize,
+        node: u8,
+    },
+    Delete {
+        key: usize,
+    },
     /// Keys that end together, in one revision.
-    PutShortLived { key: usize, node: u8 },
+    PutShortLived {
+        key: usize,
+        node: u8,
+    },
     PassTime,
     /// Start a watch from a fraction of the history.
-    Watch { scope: u8, back: u8 },
+    Watch {
+        scope: u8,
+        back: u8,
+    },
     /// Let a watch take what is there.
-    Drain { watch: u8 },
+    Drain {
+        watch: u8,
+    },
     /// Let the cache catch up.
     Settle,
     Compact,
@@ -67,7 +80,12 @@ fn scope(n: u8) -> Scope {
 
 /// Which (key, old value, new value) triples a scope must see.
 fn wanted(scope: u8, key: &str, old: Option<&str>, new: Option<&str>) -> bool {
-    let node = |n: &str| [old, new].into_iter().flatten().any(|v| v.starts_with(&format!("node={n};")));
+    let node = |n: &str| {
+        [old, new]
+            .into_iter()
+            .flatten()
+            .any(|v| v.starts_with(&format!("node={n};")))
+    };
     match scope {
         0 => key.starts_with(PODS),
         1 => key.starts_with("/registry/pods/ns1/"),
@@ -89,7 +107,12 @@ fn told(event: &Event) -> Told {
             value.to_owned()
         })
     };
-    (event.revision(), event.key().to_owned(), text(event.old()), text(event.new()))
+    (
+        event.revision(),
+        event.key().to_owned(),
+        text(event.old()),
+        text(event.new()),
+    )
 }
 
 struct Watching {
@@ -107,7 +130,10 @@ impl Watching {
                 Some(Next::Events(events)) => {
                     assert!(!events.is_empty());
                     self.seen.extend(events.iter().map(|e| told(e)));
-                    assert!(self.watch.revision() >= self.seen.last().unwrap().0, "a bookmark behind delivered events");
+                    assert!(
+                        self.watch.revision() >= self.seen.last().unwrap().0,
+                        "a bookmark behind delivered events"
+                    );
                 }
                 Some(Next::Expired) => self.expired = true,
                 None => return,
@@ -168,11 +194,21 @@ async fn run(ops: Vec<Op>, history_bytes: usize) {
     let store = MemoryStore::with_clock(Arc::new(move || {
         Duration::from_secs(now.load(std::sync::atomic::Ordering::Relaxed))
     }));
-    let mut history = History { revision: 0, ..History::default() };
+    let mut history = History {
+        revision: 0,
+        ..History::default()
+    };
     for n in [1, 2, 3] {
-        store.create(&key(n), format!("node=n{n};start").into(), None).await.unwrap();
+        store
+            .create(&key(n), format!("node=n{n};start").into(), None)
+            .await
+            .unwrap();
     }
-    let options = CacheOptions { history_bytes, page: 2, ..CacheOptions::new("/registry/") };
+    let options = CacheOptions {
+        history_bytes,
+        page: 2,
+        ..CacheOptions::new("/registry/")
+    };
     let cache = Cache::start(Arc::new(store.clone()), options, Arc::new(TestIndexer));
     cache.ready().await;
     let loaded = cache.revision();
@@ -200,7 +236,13 @@ async fn run(ops: Vec<Op>, history_bytes: usize) {
                 let now = cache.revision();
                 let start = loaded + (now - loaded) * i64::from(back) / 255;
                 match cache.watch(scope(n), start) {
-                    Ok(watch) => watches.push(Watching { scope: n, start, watch, seen: vec![], expired: false }),
+                    Ok(watch) => watches.push(Watching {
+                        scope: n,
+                        start,
+                        watch,
+                        seen: vec![],
+                        expired: false,
+                    }),
                     Err(Error::Expired { .. }) => assert!(history_bytes < 1 << 20, "history was dropped too early"),
                     Err(other) => panic!("{other}"),
                 }
@@ -244,7 +286,11 @@ async fn run(ops: Vec<Op>, history_bytes: usize) {
             // What came before the end is a prefix of the truth.
             expected.truncate(watching.seen.len());
         } else {
-            assert_eq!(watching.watch.revision(), end, "an idle watch may bookmark the newest revision");
+            assert_eq!(
+                watching.watch.revision(),
+                end,
+                "an idle watch may bookmark the newest revision"
+            );
         }
         assert_eq!(watching.seen, expected);
     }
@@ -263,8 +309,11 @@ async fn run(ops: Vec<Op>, history_bytes: usize) {
                     assert_eq!(snapshot.revision(), revision);
                     assert_eq!(snapshot.count(resource, None), shown.len());
                     let on_node: Vec<_> = snapshot.by_field("spec.nodeName", "n1").map(|o| o.key()).collect();
-                    let model: Vec<_> =
-                        shown.iter().filter(|(_, v)| v.starts_with("node=n1;")).map(|(k, _)| k.as_str()).collect();
+                    let model: Vec<_> = shown
+                        .iter()
+                        .filter(|(_, v)| v.starts_with("node=n1;"))
+                        .map(|(k, _)| k.as_str())
+                        .collect();
                     if resource == PODS {
                         assert_eq!(on_node, model);
                     }

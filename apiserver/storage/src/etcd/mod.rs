@@ -6,6 +6,7 @@
 mod failure;
 mod lease;
 mod members;
+mod signature;
 mod watch;
 mod write;
 
@@ -20,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use self::{failure::Failure, lease::Leases, members::Members, write::KeyLocks};
+use self::{failure::Failure, lease::Leases, members::Members, signature::Signer};
 use crate::store::{Error, Got, KeyValue, MAX_VALUE_BYTES, Page, RangeRequest, Result, Revision, Store, WatchStream};
 
 /// Largest answer that is accepted, in bytes. A page of 10,000 objects of 100 KiB would be 1 GiB.
@@ -55,7 +56,7 @@ pub struct MemberStatus {
 pub struct EtcdStore {
     members: Arc<Members>,
     leases: Arc<Leases>,
-    writing: Arc<KeyLocks>,
+    signer: Arc<Signer>,
 }
 
 impl EtcdStore {
@@ -67,7 +68,7 @@ impl EtcdStore {
         Ok(EtcdStore {
             members,
             leases: Arc::default(),
-            writing: Arc::default(),
+            signer: Arc::default(),
         })
     }
 
@@ -221,7 +222,8 @@ impl Error {
 }
 
 impl From<pb::KeyValue> for KeyValue {
-    fn from(kv: pb::KeyValue) -> Self {
+    fn from(mut kv: pb::KeyValue) -> Self {
+        signature::cut(&mut kv.value);
         KeyValue {
             key: key_of(&kv.key),
             value: kv.value,

@@ -6,7 +6,7 @@ use std::{ops::ControlFlow, sync::Arc, time::Duration};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Response, Status, Streaming};
 
 use super::{Members, key_of, pb, range_of};
 use crate::store::{Batch, Change, Error, KeyValue, Result, Revision, WatchStream};
@@ -143,6 +143,36 @@ impl Watch {
             self.next = revision + 1;
         }
     }
+}
+
+/// The first change of a key at or after a revision, which must have happened. A deletion has version 0 and no value.
+/// `None` never comes from a well-behaved member.
+pub(super) async fn first_change(members: &Members, key: &str, from: Revision) -> Result<Option<pb::KeyValue>> {
+    members
+        .read(|member| async move {
+            let (ask, asked) = mpsc::channel(1);
+            let key = super::bytes_of(key);
+            let create = pb::WatchCreateRequest {
+                key,
+                start_revision: from,
+                ..Default::default()
+            };
+            let create = pb::watch_request::RequestUnion::CreateRequest(create);
+            let _ = ask.try_send(pb::WatchRequest {
+                request_union: Some(create),
+            });
+            let mut answers = member.watch().watch(ReceiverStream::new(asked)).await?.into_inner();
+            while let Some(answer) = answers.message().await? {
+                if answer.canceled && answer.compact_revision > 0 {
+                    return Err(Status::out_of_range("required revision has been compacted"));
+                }
+                if let Some(event) = answer.events.into_iter().next() {
+                    return Ok(Response::new(event.kv));
+                }
+            }
+            Err(Status::unavailable("the watch was closed"))
+        })
+        .await
 }
 
 fn change_of(event: pb::Event) -> Option<Change> {

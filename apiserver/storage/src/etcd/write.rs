@@ -2,29 +2,18 @@
 //!
 //! Each write is one transaction that compares the key's `mod_revision`. When an answer is lost, the same transaction is
 //! sent again: at most one of the copies can apply. If a copy then finds the key changed, what stands there (and, if
-//! needed, the key's history) tells whether the change is ours. So there is no false conflict and no double apply.
-//!
-//! Two writers who write the same bytes over the same revision could take each other's write for their own. Inside this process
-//! writes of one key wait for each other, which excludes that; between servers it needs both answers to be lost at the same time.
-
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-};
+//! needed, the key's history) tells whether the change is ours, by the value's [`super::signature`]. So there is no false conflict,
+//! no double apply, and nobody takes another's write for his own.
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
-use super::{EtcdStore, Failure, bytes_of, members::Effort, pb, revision_of};
-use crate::store::{Error, KeyValue, Result, Revision};
+use super::{EtcdStore, Failure, bytes_of, members::Effort, pb, revision_of, watch::first_change};
+use crate::store::{Error, Result, Revision};
 use pb::{
     compare::{CompareResult, CompareTarget, TargetUnion},
     request_op::Request as Op,
     response_op::Response as Answer,
 };
-
-/// Versions to walk back in a key's history when looking for a write of ours.
-const WALK: usize = 16;
 
 /// Writes `put` (value and lease), or deletes for `None`, if the key is at `expected` (0: does not exist).
 pub(super) async fn write(
@@ -33,8 +22,12 @@ pub(super) async fn write(
     expected: Revision,
     put: Option<(Bytes, i64)>,
 ) -> Result<Revision> {
-    let lock = store.writing.of(key);
-    let _alone = lock.lock().await;
+    let mut signed = false;
+    let put = put.map(|(value, lease)| {
+        let (value, is) = store.signer.sign(value);
+        signed = is;
+        (value, lease)
+    });
     let txn = transaction(key, expected, put.as_ref());
     let mut effort = Effort::new();
     let mut lost = false;
@@ -46,10 +39,14 @@ pub(super) async fn write(
         match attempt.await {
             Ok(answer) if answer.succeeded => return Ok(revision_of(answer.header.as_ref())),
             Ok(answer) => {
-                let now = revision_of(answer.header.as_ref());
                 let current = current_of(answer);
                 if lost {
-                    return resolve(store, key, expected, put.map(|(value, _)| value), current, now).await;
+                    // Objects that are created have a UID: equal bytes are enough.
+                    let ours = put.map(|(value, _)| Ours {
+                        value,
+                        certain: signed || expected == 0,
+                    });
+                    return resolve(store, key, expected, ours, current).await;
                 }
                 return Err(refusal(key, expected, put.is_some(), current));
             }
@@ -96,20 +93,20 @@ fn transaction(key: &str, expected: Revision, put: Option<&(Bytes, i64)>) -> pb:
 }
 
 /// What the failed transaction found under the key.
-fn current_of(answer: pb::TxnResponse) -> Option<KeyValue> {
+fn current_of(answer: pb::TxnResponse) -> Option<pb::KeyValue> {
     match answer.responses.into_iter().next()?.response? {
-        Answer::ResponseRange(range) => range.kvs.into_iter().next().map(KeyValue::from),
+        Answer::ResponseRange(range) => range.kvs.into_iter().next(),
         Answer::ResponsePut(_) | Answer::ResponseDeleteRange(_) => None,
     }
 }
 
-fn refusal(key: &str, expected: Revision, put: bool, current: Option<KeyValue>) -> Error {
+fn refusal(key: &str, expected: Revision, put: bool, current: Option<pb::KeyValue>) -> Error {
     if expected == 0 && put {
         Error::AlreadyExists { key: key.into() }
     } else {
         Error::Conflict {
             key: key.into(),
-            current: current.map(Box::new),
+            current: current.map(|kv| Box::new(kv.into())),
         }
     }
 }
@@ -124,87 +121,55 @@ fn with_size(error: Error, put: Option<&(Bytes, i64)>) -> Error {
     }
 }
 
-/// The key is not at `expected`, and an earlier copy of our write may be the reason.
+/// What we wanted to write.
+struct Ours {
+    /// As sent, with signature.
+    value: Bytes,
+    /// Nobody else writes such bytes.
+    certain: bool,
+}
+
+/// The key is not at `expected`, and an earlier copy of our write may be the reason: the first change after `expected` tells.
 async fn resolve(
     store: &EtcdStore,
     key: &str,
     expected: Revision,
-    value: Option<Bytes>,
-    current: Option<KeyValue>,
-    now: Revision,
+    ours: Option<Ours>,
+    current: Option<pb::KeyValue>,
 ) -> Result<Revision> {
-    let unknown = |why: &str| Error::Unknown(format!("key {key:?}: {why}"));
-    let Some(current) = current else {
-        return match value {
-            // Gone, as we wanted. If it was somebody else's deletion, nobody can tell.
-            None => Ok(now),
-            Some(_) => Err(unknown("the key was deleted meanwhile")),
-        };
+    let unknown = |why: &dyn std::fmt::Display| Error::Unknown(format!("key {key:?}: {why}"));
+    let successor = match &current {
+        // A created key: its life began with its creation.
+        Some(current) if expected == 0 => created(store, key, current).await.map_err(|e| unknown(&e))?,
+        None if expected == 0 => return Err(unknown(&"the key was deleted meanwhile")),
+        _ => first_change(&store.members, key, expected + 1)
+            .await
+            .map_err(|e| unknown(&e))?,
     };
-    if current.create_revision > expected && expected != 0 {
-        return Err(unknown("the key was deleted and created again meanwhile"));
-    }
-    let Some(value) = value else {
-        // Changed and never deleted: not our doing.
-        return Err(refusal(key, expected, false, Some(current)));
-    };
-    // Find the write that followed `expected`.
-    let mut successor = current.clone();
-    for _ in 0..WALK {
-        let first = if expected == 0 { successor.version == 1 } else { false };
-        let before = if first {
-            None
-        } else {
-            version_before(store, key, successor.mod_revision).await?
-        };
-        match before {
-            Some(before) if before.mod_revision > expected => successor = before,
-            _ => {
-                return if successor.value == value {
-                    Ok(successor.mod_revision)
-                } else {
-                    Err(refusal(key, expected, true, Some(current)))
-                };
+    match (ours, successor) {
+        (Some(ours), Some(kv)) if kv.value == ours.value => {
+            if ours.certain {
+                Ok(kv.mod_revision)
+            } else {
+                Err(unknown(
+                    &"the value is as wanted, but somebody else may have written it",
+                ))
             }
         }
+        (Some(_), _) => Err(refusal(key, expected, true, current)),
+        // Deleted, as we wanted. If somebody else was faster with the same wish, nobody can tell.
+        (None, Some(deletion)) if deletion.version == 0 => Ok(deletion.mod_revision),
+        (None, _) => Err(refusal(key, expected, false, current)),
     }
-    Err(unknown("too many writes meanwhile"))
 }
 
-async fn version_before(store: &EtcdStore, key: &str, revision: Revision) -> Result<Option<KeyValue>> {
+/// The key as it was created in its present life.
+async fn created(store: &EtcdStore, key: &str, current: &pb::KeyValue) -> Result<Option<pb::KeyValue>> {
+    let revision = current.create_revision;
     let wire = pb::RangeRequest {
         key: bytes_of(key),
-        revision: revision - 1,
+        revision,
         ..Default::default()
     };
-    match store.read(wire).await {
-        Ok(answer) => Ok(answer.kvs.into_iter().next().map(KeyValue::from)),
-        Err(error) => Err(Error::Unknown(format!(
-            "cannot read the history of key {key:?}: {error}"
-        ))),
-    }
-}
-
-/// One lock per key that is being written.
-#[derive(Default)]
-pub(super) struct KeyLocks(Mutex<HashMap<String, Weak<KeyLock>>>);
-
-type KeyLock = tokio::sync::Mutex<()>;
-
-/// Dead entries are swept when the table has doubled since.
-const SWEEP: usize = 1024;
-
-impl KeyLocks {
-    fn of(&self, key: &str) -> Arc<KeyLock> {
-        let mut locks = self.0.lock();
-        if let Some(lock) = locks.get(key).and_then(Weak::upgrade) {
-            return lock;
-        }
-        if locks.len() >= SWEEP && locks.len() == locks.capacity() {
-            locks.retain(|_, lock| lock.strong_count() > 0);
-        }
-        let lock = Arc::new(KeyLock::default());
-        locks.insert(key.to_owned(), Arc::downgrade(&lock));
-        lock
-    }
+    Ok(store.read(wire).await?.kvs.into_iter().next())
 }

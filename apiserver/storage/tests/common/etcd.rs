@@ -13,18 +13,31 @@ use tempfile::TempDir;
 
 /// The etcd program: `$STEERSMAN_ETCD`, what `hack/up` fetched, or the one in PATH; at least version 3.5.
 fn program() -> PathBuf {
-    let repo = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned();
+    let repo = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .to_owned();
     let in_path = std::env::var_os("PATH").unwrap_or_default();
     let candidates = std::env::var_os("STEERSMAN_ETCD")
         .map(PathBuf::from)
         .into_iter()
-        .chain([repo.join(".cluster/bin/etcd"), repo.join(".cluster/cache/tools/usr/bin/etcd")])
+        .chain([
+            repo.join(".cluster/bin/etcd"),
+            repo.join(".cluster/cache/tools/usr/bin/etcd"),
+        ])
         .chain(std::env::split_paths(&in_path).map(|dir| dir.join("etcd")));
     let mut refused = vec![];
     for path in candidates {
-        let Ok(output) = Command::new(&path).arg("--version").output() else { continue };
+        let Ok(output) = Command::new(&path).arg("--version").output() else {
+            continue;
+        };
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = text.lines().find_map(|l| l.strip_prefix("etcd Version: ")).unwrap_or("").to_owned();
+        let version = text
+            .lines()
+            .find_map(|l| l.strip_prefix("etcd Version: "))
+            .unwrap_or("")
+            .to_owned();
         let mut parts = version.split('.').map_while(|p| p.parse::<u32>().ok());
         if (parts.next(), parts.next()) >= (Some(3), Some(5)) {
             return path;
@@ -88,14 +101,28 @@ fn free_port() -> u16 {
 }
 
 fn openssl(dir: &Path, args: &str) {
-    let output = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().expect("openssl");
-    assert!(output.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("openssl")
+        .args(args.split(' '))
+        .current_dir(dir)
+        .output()
+        .expect("openssl");
+    assert!(
+        output.status.success(),
+        "openssl {args}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn make_pki(dir: &Path) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    openssl(dir, &format!("req -x509 {key} -keyout ca.key -out ca.crt -subj /CN=etcd-ca -days 2"));
-    openssl(dir, &format!("req {key} -keyout member.key -out member.csr -subj /CN=etcd"));
+    openssl(
+        dir,
+        &format!("req -x509 {key} -keyout ca.key -out ca.crt -subj /CN=etcd-ca -days 2"),
+    );
+    openssl(
+        dir,
+        &format!("req {key} -keyout member.key -out member.csr -subj /CN=etcd"),
+    );
     fs::write(
         dir.join("ext"),
         "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\nkeyUsage=digitalSignature\n",
@@ -114,7 +141,12 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         make_pki(dir.path());
         let members = (0..3)
-            .map(|n| Member { name: format!("m{n}"), client: free_port(), peer: free_port(), process: None })
+            .map(|n| Member {
+                name: format!("m{n}"),
+                client: free_port(),
+                peer: free_port(),
+                process: None,
+            })
             .collect();
         let mut cluster = Cluster { dir, program, members };
         for n in 0..3 {
@@ -123,7 +155,11 @@ impl Cluster {
         let store = cluster.connect();
         let start = Instant::now();
         while store.current_revision().await.is_err() || store.members().await.iter().any(Result::is_err) {
-            assert!(start.elapsed() < Duration::from_secs(30), "etcd does not start: {}", cluster.log(0));
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "etcd does not start: {}",
+                cluster.log(0)
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         (cluster, store)
@@ -147,20 +183,47 @@ impl Cluster {
     /// Starts member `n` (again).
     pub fn run(&mut self, n: usize) {
         let dir = self.dir.path();
-        let initial: Vec<String> =
-            self.members.iter().map(|m| format!("{}=https://127.0.0.1:{}", m.name, m.peer)).collect();
+        let initial: Vec<String> = self
+            .members
+            .iter()
+            .map(|m| format!("{}=https://127.0.0.1:{}", m.name, m.peer))
+            .collect();
         let file = |name: &str| dir.join(name).display().to_string();
         let (crt, key, ca) = (file("member.crt"), file("member.key"), file("ca.crt"));
         let member = &self.members[n];
         let (client, peer) = (member.url(), format!("https://127.0.0.1:{}", member.peer));
-        let log = fs::OpenOptions::new().create(true).append(true).open(file(&format!("{}.log", member.name))).unwrap();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(file(&format!("{}.log", member.name)))
+            .unwrap();
         let process = Command::new(&self.program)
             .args(["--name", &member.name, "--data-dir", &file(&member.name)])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &initial.join(","), "--initial-cluster-token", "test"])
-            .args(["--cert-file", &crt, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"])
-            .args(["--peer-cert-file", &crt, "--peer-key-file", &key, "--peer-trusted-ca-file", &ca])
+            .args([
+                "--initial-cluster",
+                &initial.join(","),
+                "--initial-cluster-token",
+                "test",
+            ])
+            .args([
+                "--cert-file",
+                &crt,
+                "--key-file",
+                &key,
+                "--trusted-ca-file",
+                &ca,
+                "--client-cert-auth",
+            ])
+            .args([
+                "--peer-cert-file",
+                &crt,
+                "--peer-key-file",
+                &key,
+                "--peer-trusted-ca-file",
+                &ca,
+            ])
             .args(["--peer-client-cert-auth", "--log-level", "warn", "--unsafe-no-fsync"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
