@@ -5,14 +5,22 @@
 //! the object) before validation, [`Chain::validate`] (may only refuse) after it. Plugins read the cluster through
 //! [`Cluster`]; time and randomness come with the request. The crate does not speak HTTP and stores nothing.
 
+mod certificate_approval;
+mod certificate_signing;
+mod certificate_subject_restriction;
+mod certificates;
 pub mod chain;
+mod default_class;
 mod default_toleration_seconds;
 mod edit;
 mod namespace_lifecycle;
+mod node_restriction;
 mod priority;
 mod request;
 mod service_account;
 mod taint_nodes;
+#[cfg(test)]
+mod tests;
 
 pub use chain::{Chain, UnknownPlugin};
 pub use request::{Operation, Request};
