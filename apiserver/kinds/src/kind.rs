@@ -4,7 +4,7 @@ use serde_json::Value;
 use steersman_schema::field::FieldErrors;
 
 /// The moment and the randomness that a decision may use, handed in by the caller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Context {
     /// RFC 3339, UTC, whole seconds: what `metav1.Time` shows.
     pub now: String,
@@ -12,6 +12,8 @@ pub struct Context {
     pub user: String,
     pub groups: Vec<String>,
     pub uid: String,
+    /// What authentication knows besides.
+    pub extra: std::collections::BTreeMap<String, Vec<String>>,
 }
 
 /// A resource's own decisions: pure functions over JSON values, in the order in which a write meets them.

@@ -8,10 +8,12 @@
 //! Everything here is a pure function of its arguments. No function here talks to the store; what needs other objects
 //! (quota, allocation of addresses, ownership) belongs to admission or to the server.
 
+pub mod diff;
 pub mod fallback;
 pub mod kind;
 pub mod meta;
 pub mod nothing;
+pub mod resources;
 pub mod scale;
 pub mod selector;
 pub mod table;
@@ -36,7 +38,20 @@ macro_rules! kinds {
 }
 
 kinds! {
+    certificate;
+    claim;
+    configmap;
+    endpoints;
+    endpointslice;
+    event;
+    lease;
     namespace;
+    node;
+    pod;
+    priorityclass;
+    rbac;
+    secret;
+    serviceaccount;
 }
 
 static ALL: LazyLock<Vec<&'static Kind>> = LazyLock::new(|| {

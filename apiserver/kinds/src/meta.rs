@@ -152,6 +152,7 @@ pub fn bump_generation(kind: &Kind, new: &mut Value, old: &Value) {
         && kind.plural == "deployments"
         && !same(new.at("/metadata/annotations"), old.at("/metadata/annotations"));
     if changed || annotated {
+        // From the old number, so that a kind that raised it for its own reasons raises it once.
         let next = old.int("/metadata/generation") + 1;
         if let Some(metadata) = child(new, "metadata") {
             set(metadata, "generation", next);

@@ -28,8 +28,17 @@ pub static KIND: Kind = Kind {
     validate_update: |new, _| validate(new),
     warnings: nothing::warnings,
     validate_name: meta::name_label,
-    status: Some(Status { prepare: prepare_status, validate: validate_status }),
-    updates: &[("finalize", Status { prepare: prepare_finalize, validate: validate_finalize })],
+    status: Some(Status {
+        prepare: prepare_status,
+        validate: validate_status,
+    }),
+    updates: &[(
+        "finalize",
+        Status {
+            prepare: prepare_finalize,
+            validate: validate_finalize,
+        },
+    )],
     generation: false,
     create_on_update: false,
     unconditional_update: true,
@@ -40,7 +49,11 @@ pub static KIND: Kind = Kind {
         ("status.phase", |n| n.text("/status/phase").to_string()),
         ("name", |n| n.text("/metadata/name").to_string()),
     ],
-    table: Some(Table { columns: COLUMNS, row, conditions: nothing::conditions }),
+    table: Some(Table {
+        columns: COLUMNS,
+        row,
+        conditions: nothing::conditions,
+    }),
     example: "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: team-a\n",
 };
 
@@ -88,8 +101,10 @@ fn validate(namespace: &Value) -> FieldErrors {
 }
 
 fn finalizer(text: &str, path: &Path) -> FieldErrors {
-    let mut errors: FieldErrors =
-        name::qualified_name(text).into_iter().map(|m| FieldError::invalid(path, text, m)).collect();
+    let mut errors: FieldErrors = name::qualified_name(text)
+        .into_iter()
+        .map(|m| FieldError::invalid(path, text, m))
+        .collect();
     if !text.contains('/') && !matches!(text, "kubernetes" | "orphan" | "foregroundDeletion") {
         let why = "name is neither a standard finalizer name nor is it fully qualified";
         errors.push(FieldError::invalid(path, text, why));
@@ -106,11 +121,18 @@ fn validate_status(new: &Value, _: &Value) -> FieldErrors {
     let path = Path::new("status").child("Phase");
     let phase = new.text("/status/phase");
     let (wanted, why) = if new.has("/metadata/deletionTimestamp") {
-        ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty")
+        (
+            "Terminating",
+            "may only be 'Terminating' if `deletionTimestamp` is not empty",
+        )
     } else {
         ("Active", "may only be 'Active' if `deletionTimestamp` is empty")
     };
-    if phase == wanted { Vec::new() } else { vec![FieldError::invalid(&path, phase, why)] }
+    if phase == wanted {
+        Vec::new()
+    } else {
+        vec![FieldError::invalid(&path, phase, why)]
+    }
 }
 
 fn prepare_finalize(new: &mut Value, old: &Value, _: &Context) {
@@ -120,7 +142,8 @@ fn prepare_finalize(new: &mut Value, old: &Value, _: &Context) {
 fn validate_finalize(new: &Value, _: &Value) -> FieldErrors {
     let path = Path::new("spec").child("finalizers");
     let list = new.items("/spec/finalizers").iter().enumerate();
-    list.flat_map(|(i, f)| finalizer(f.as_str().unwrap_or_default(), &path.index(i))).collect()
+    list.flat_map(|(i, f)| finalizer(f.as_str().unwrap_or_default(), &path.index(i)))
+        .collect()
 }
 
 const COLUMNS: &[Column] = &[NAME, column("Status", "string", 0, "The status of the namespace"), AGE];
@@ -139,8 +162,9 @@ mod tests {
 
     #[test]
     fn a_new_namespace_is_active_and_holds_the_finalizer() {
-        let mut ns = json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["x/y"]}, "status": {"phase": "Terminating"}});
-        let context = Context { now: String::new(), user: String::new(), groups: vec![], uid: String::new() };
+        let mut ns =
+            json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["x/y"]}, "status": {"phase": "Terminating"}});
+        let context = Context::default();
         prepare_create(&mut ns, &context);
         assert_eq!(ns["spec"]["finalizers"], json!(["x/y", "kubernetes"]));
         assert_eq!(ns["status"]["phase"], "Active");

@@ -105,6 +105,31 @@ pub fn each_mut<'a>(object: &'a mut Value, pointer: &str) -> impl Iterator<Item 
         .flatten()
 }
 
+/// One `Invalid` fault of `value` per message.
+pub fn invalid(path: &Path, value: &str, messages: Vec<String>) -> FieldErrors {
+    messages
+        .into_iter()
+        .map(|m| FieldError::invalid(path, value, m))
+        .collect()
+}
+
+/// The fault of a number below zero.
+pub fn non_negative(path: &Path, number: i64) -> FieldErrors {
+    let fault = || FieldError::invalid(path, number, "must be greater than or equal to 0");
+    (number < 0).then(fault).into_iter().collect()
+}
+
+/// The fault of a number that is not above zero.
+pub fn positive(path: &Path, number: i64) -> FieldErrors {
+    let fault = || FieldError::invalid(path, number, "must be greater than 0");
+    (number <= 0).then(fault).into_iter().collect()
+}
+
+/// Texts of a list of strings.
+pub fn strings(list: &[Value]) -> impl Iterator<Item = &str> {
+    list.iter().filter_map(Value::as_str)
+}
+
 /// The typed view of `value`. Strict decoding has happened, so a failure is ours: it becomes an internal fault.
 ///
 /// # Errors

@@ -1,0 +1,265 @@
+//! Defaults of pods and pod templates.
+
+use super::amounts;
+use super::volumes::has_source;
+use crate::view::{View, child, each_mut, remove, set, set_default, set_if_empty};
+use serde_json::{Value, json};
+
+/// A pod: what a template gets, and what only a pod gets.
+pub fn pod(pod: &mut Value) {
+    let Some(spec) = pod.get_mut("spec") else { return };
+    template_spec(spec);
+    for key in ["/containers", "/initContainers"] {
+        for container in each_mut(spec, key) {
+            requests_from_limits(container);
+        }
+    }
+    if spec.has("/resources") {
+        amounts::default_pod_level(spec);
+    }
+    set_default(spec, "enableServiceLinks", true);
+    if let Some(status) = pod.get_mut("status") {
+        pair(status, "podIP", "podIPs");
+        pair(status, "hostIP", "hostIPs");
+    }
+}
+
+/// `podIP` and the first of `podIPs` say the same; the older kubelet sends only the first form.
+fn pair(status: &mut Value, single: &str, many: &str) {
+    let one = status
+        .get(single)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_string();
+    let first = status
+        .items(&format!("/{many}"))
+        .first()
+        .map(|v| v.text("/ip").to_string())
+        .unwrap_or_default();
+    if many == "podIPs" && !one.is_empty() && first.is_empty() {
+        set(status, many, json!([{ "ip": one }]));
+    } else if one.is_empty() && !first.is_empty() && many == "podIPs" {
+        set(status, single, first);
+    }
+}
+
+fn requests_from_limits(container: &mut Value) {
+    let Some(resources) = container.get_mut("resources") else {
+        return;
+    };
+    let Some(limits) = resources.entries("/limits").cloned() else {
+        return;
+    };
+    if let Some(requests) = child(resources, "requests") {
+        for (key, amount) in limits {
+            set_default(requests, &key, amount);
+        }
+        if requests.as_object().is_some_and(serde_json::Map::is_empty) {
+            remove(resources, "requests");
+        }
+    }
+}
+
+/// The spec inside a template.
+pub fn template_spec(spec: &mut Value) {
+    set_if_empty(spec, "dnsPolicy", "ClusterFirst");
+    set_if_empty(spec, "restartPolicy", "Always");
+    set_default(spec, "securityContext", json!({}));
+    set_default(spec, "terminationGracePeriodSeconds", 30);
+    set_if_empty(spec, "schedulerName", "default-scheduler");
+    // The old name of the field lives on in both forms.
+    let (new, old) = (
+        spec.text("/serviceAccountName").to_string(),
+        spec.text("/serviceAccount").to_string(),
+    );
+    if !new.is_empty() {
+        set(spec, "serviceAccount", new);
+    } else if !old.is_empty() {
+        set(spec, "serviceAccountName", old);
+    }
+    each_mut(spec, "/volumes").for_each(volume);
+    for key in ["/containers", "/initContainers", "/ephemeralContainers"] {
+        each_mut(spec, key).for_each(container);
+    }
+    if spec.flag("/hostNetwork") {
+        for key in ["/containers", "/initContainers"] {
+            for container in each_mut(spec, key) {
+                for port in each_mut(container, "/ports") {
+                    let own = port.int("/containerPort");
+                    if port.int("/hostPort") == 0 && own != 0 {
+                        set(port, "hostPort", own);
+                    }
+                }
+            }
+        }
+    }
+    for constraint in each_mut(spec, "/topologySpreadConstraints") {
+        let _ = constraint;
+    }
+}
+
+/// `Always` for images with tag `latest` or none, otherwise `IfNotPresent`.
+fn pull_policy(image: &str) -> &'static str {
+    let (name, digest) = image.split_once('@').map_or((image, false), |(n, _)| (n, true));
+    let last = name.rsplit('/').next().unwrap_or_default();
+    match last.split_once(':') {
+        Some((_, "latest")) => "Always",
+        Some(_) => "IfNotPresent",
+        None if digest || image.is_empty() => "IfNotPresent",
+        None => "Always",
+    }
+}
+
+fn container(container: &mut Value) {
+    let policy = pull_policy(container.text("/image"));
+    set_if_empty(container, "imagePullPolicy", policy);
+    set_if_empty(container, "terminationMessagePath", "/dev/termination-log");
+    set_if_empty(container, "terminationMessagePolicy", "File");
+    set_default(container, "resources", json!({}));
+    for port in each_mut(container, "/ports") {
+        set_if_empty(port, "protocol", "TCP");
+    }
+    for var in each_mut(container, "/env") {
+        if let Some(selector) = var.pointer_mut("/valueFrom/fieldRef") {
+            set_if_empty(selector, "apiVersion", "v1");
+        }
+        if let Some(selector) = var.pointer_mut("/valueFrom/resourceFieldRef") {
+            set_default(selector, "divisor", "0");
+        }
+    }
+    for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(probe) = container.get_mut(key).filter(|p| p.is_object()) {
+            for (field, number) in [
+                ("timeoutSeconds", 1),
+                ("periodSeconds", 10),
+                ("successThreshold", 1),
+                ("failureThreshold", 3),
+            ] {
+                if probe.get(field).and_then(Value::as_i64).unwrap_or_default() == 0 {
+                    set(probe, field, number);
+                }
+            }
+            http_get(probe);
+            if let Some(grpc) = probe.get_mut("grpc").filter(|g| g.is_object()) {
+                set_default(grpc, "service", "");
+            }
+        }
+    }
+    for key in ["postStart", "preStop"] {
+        if let Some(hook) = container.pointer_mut(&format!("/lifecycle/{key}")) {
+            http_get(hook);
+        }
+    }
+}
+
+fn http_get(handler: &mut Value) {
+    if let Some(get) = handler.get_mut("httpGet").filter(|g| g.is_object()) {
+        set_if_empty(get, "path", "/");
+        set_if_empty(get, "scheme", "HTTP");
+    }
+}
+
+fn volume(volume: &mut Value) {
+    if !has_source(volume) {
+        set(volume, "emptyDir", json!({}));
+    }
+    for key in ["secret", "configMap", "downwardAPI", "projected"] {
+        if let Some(source) = volume.get_mut(key).filter(|s| s.is_object()) {
+            set_default(source, "defaultMode", 0o644);
+            each_mut(source, "/items").for_each(downward_item);
+        }
+    }
+    for source in each_mut(volume, "/projected/sources") {
+        if let Some(token) = source.get_mut("serviceAccountToken").filter(|t| t.is_object()) {
+            set_default(token, "expirationSeconds", 3600);
+        }
+        each_mut(source, "/downwardAPI/items").for_each(downward_item);
+    }
+    if let Some(host) = volume.get_mut("hostPath").filter(|h| h.is_object()) {
+        set_default(host, "type", "");
+    }
+    if let Some(image) = volume.get_mut("image").filter(|i| i.is_object()) {
+        let policy = pull_policy(image.text("/reference"));
+        set_if_empty(image, "pullPolicy", policy);
+    }
+    let fixed: &[(&str, &[(&str, &str)])] = &[
+        ("iscsi", &[("iscsiInterface", "default")]),
+        (
+            "rbd",
+            &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")],
+        ),
+        (
+            "azureDisk",
+            &[("cachingMode", "ReadWrite"), ("fsType", "ext4"), ("kind", "Shared")],
+        ),
+        ("scaleIO", &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")]),
+    ];
+    for (key, fields) in fixed {
+        if let Some(source) = volume.get_mut(*key).filter(|s| s.is_object()) {
+            fields
+                .iter()
+                .for_each(|(field, text)| set_if_empty(source, field, *text));
+            if *key == "azureDisk" {
+                set_default(source, "readOnly", false);
+            }
+        }
+    }
+    if let Some(spec) = volume.pointer_mut("/ephemeral/volumeClaimTemplate/spec") {
+        set_default(spec, "volumeMode", "Filesystem");
+    }
+}
+
+fn downward_item(item: &mut Value) {
+    if let Some(selector) = item.get_mut("fieldRef").filter(|s| s.is_object()) {
+        set_if_empty(selector, "apiVersion", "v1");
+    }
+    if let Some(selector) = item.get_mut("resourceFieldRef").filter(|s| s.is_object()) {
+        set_default(selector, "divisor", "0");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pull_policy_follows_from_the_tag() {
+        for (image, want) in [
+            ("nginx", "Always"),
+            ("nginx:latest", "Always"),
+            ("nginx:1", "IfNotPresent"),
+            ("host:5000/nginx", "Always"),
+            ("host:5000/nginx:1@sha256:abc", "IfNotPresent"),
+            ("nginx@sha256:abc", "IfNotPresent"),
+            ("", "IfNotPresent"),
+        ] {
+            assert_eq!(pull_policy(image), want, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_pod_gets_upstreams_defaults() {
+        let mut value = json!({"spec": {"hostNetwork": true, "volumes": [{"name": "v"}], "containers": [{
+            "name": "c", "image": "nginx", "ports": [{"containerPort": 80}],
+            "livenessProbe": {"httpGet": {"port": 80}},
+            "resources": {"limits": {"cpu": "1"}, "requests": {"memory": "1Gi"}}}]}});
+        pod(&mut value);
+        let spec = &value["spec"];
+        assert_eq!(spec["volumes"][0]["emptyDir"], json!({}));
+        assert_eq!(
+            spec["containers"][0]["ports"][0],
+            json!({"containerPort": 80, "hostPort": 80, "protocol": "TCP"})
+        );
+        assert_eq!(
+            spec["containers"][0]["resources"]["requests"],
+            json!({"cpu": "1", "memory": "1Gi"})
+        );
+        assert_eq!(
+            spec["containers"][0]["livenessProbe"],
+            json!({"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1, "periodSeconds": 10,
+                "successThreshold": 1, "failureThreshold": 3})
+        );
+        assert_eq!(spec["terminationGracePeriodSeconds"], 30);
+        assert_eq!(spec["enableServiceLinks"], true);
+    }
+}
