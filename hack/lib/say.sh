@@ -35,6 +35,7 @@ wait_until() {
   until "$@"; do
     if ((${EPOCHREALTIME/[.,]/} > deadline)); then
       for name in $logs; do
+        # shellcheck disable=SC2153 # from config.sh
         [ -s "$LOGS/$name.log" ] || continue
         printf -- '--- last lines of %s\n' "$LOGS/$name.log" >&2
         tail -n 8 "$LOGS/$name.log" >&2

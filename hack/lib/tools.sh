@@ -120,19 +120,20 @@ prepare_tools() {
   if [ -x "$BIN/$tool" ] && have /usr/lib/cni/bridge && have openssl && have curl && have cc; then return; fi
   install_host_packages
   local missing=() root=$CACHE/root/usr/bin etcd etcdctl containerd kubectl ctr shim busybox
-  etcd=$(own etcd 3.5.13 --version) && etcdctl=$(outside etcdctl) || {
+  if ! { etcd=$(own etcd 3.5.13 --version) && etcdctl=$(outside etcdctl); }; then
     etcd=$root/etcd etcdctl=$root/etcdctl
     [ -x "$etcd" ] || missing+=(etcd-server)
     [ -x "$etcdctl" ] || missing+=(etcd-client)
-  }
-  containerd=$(own containerd 2.1.0 --version) && ctr=$(outside ctr) && shim=$(outside containerd-shim-runc-v2) || {
+  fi
+  # shellcheck disable=SC2034 # ctr: by name, below
+  if ! { containerd=$(own containerd 2.1.0 --version) && ctr=$(outside ctr) && shim=$(outside containerd-shim-runc-v2); }; then
     containerd=$root/containerd ctr=$root/ctr shim=$root/containerd-shim-runc-v2
     [ -x "$containerd" ] || missing+=(containerd)
-  }
-  kubectl=$(own kubectl 1.36.0 version --client) || {
+  fi
+  if ! kubectl=$(own kubectl 1.36.0 version --client); then
     kubectl=$root/kubectl
     [ -x "$kubectl" ] || missing+=(kubectl)
-  }
+  fi
   # Unpacked, never installed: the package would replace a dynamic busybox that the host may need.
   busybox=$root/busybox
   if [ -f /usr/share/doc/busybox-static/copyright ]; then busybox=$(outside busybox); fi
