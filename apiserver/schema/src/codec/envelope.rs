@@ -29,11 +29,17 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// When the bytes do not start with the magic, or the wrapper is malformed.
     pub fn open(bytes: &'a [u8]) -> Result<Self, String> {
+        if bytes.is_empty() {
+            return Err("empty data".into());
+        }
         let Some(body) = bytes.strip_prefix(MAGIC) else {
             return Err(
                 "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]".into(),
             );
         };
+        if body.is_empty() {
+            return Err("empty body".into());
+        }
         let text = |e: WireError| e.to_string();
         let utf8 = |b: &'a [u8]| std::str::from_utf8(b).map_err(|_| "proto: invalid UTF-8 in envelope".to_owned());
         let mut found = Self::default();

@@ -148,6 +148,8 @@ pub fn decode(media: MediaType, body: &[u8], default_gvk: Option<&Gvk>) -> Resul
         MediaType::Yaml => {
             let converted = yaml::to_json(body).map_err(DecodeError::Unreadable)?;
             let mut decoded = json::decode(&converted.json, body, default_gvk)?;
+            // The YAML reader has told of duplicate keys, in its own words.
+            decoded.strict.retain(|text| !text.starts_with("duplicate"));
             decoded.strict.splice(0..0, converted.duplicates);
             Ok(decoded)
         }

@@ -1,7 +1,9 @@
 //! Scalars with a form of their own: times, durations, base64, JSON strings. Pure text in, text out; errors are Go's.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use std::borrow::Cow;
+
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use base64::{Engine, alphabet};
 
 /// Seconds since 1970 and nanoseconds, from RFC 3339 text; upstream's error text otherwise.
 ///
@@ -287,19 +289,64 @@ pub fn format_duration(nanos: i64) -> String {
     format!("{sign}{text}")
 }
 
-/// Bytes from base64 text; Go ignores line breaks in it.
+/// Go's standard decoding does not look at the bits that padding leaves over.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+/// Bytes from base64 text; Go ignores line breaks in it. The error is Go's.
 pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
-    let decoded = if text.contains(['\r', '\n']) {
-        STANDARD.decode(text.replace(['\r', '\n'], ""))
+    let plain = if text.contains(['\r', '\n']) {
+        text.replace(['\r', '\n'], "").into()
     } else {
-        STANDARD.decode(text)
+        Cow::Borrowed(text)
     };
-    decoded.map_err(|e| {
-        let at = match e {
-            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-            base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => text.len(),
-        };
-        format!("illegal base64 data at input byte {at}")
+    LENIENT
+        .decode(plain.as_ref())
+        .map_err(|_| format!("illegal base64 data at input byte {}", corrupt_at(text.as_bytes())))
+}
+
+/// Where Go's decoder finds the fault in text that is not base64: it reads four characters at a time.
+fn corrupt_at(text: &[u8]) -> usize {
+    let mut at = 0;
+    let skip = |at: &mut usize| {
+        while matches!(text.get(*at), Some(b'\r' | b'\n')) {
+            *at += 1;
+        }
+    };
+    loop {
+        for j in 0..4 {
+            skip(&mut at);
+            let Some(byte) = text.get(at) else {
+                return at.saturating_sub(j);
+            };
+            at += 1;
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => {}
+                b'=' if j == 2 => {
+                    skip(&mut at);
+                    return match text.get(at) {
+                        None => text.len(),
+                        Some(b'=') => at + 1,
+                        Some(_) => at - 1,
+                    };
+                }
+                b'=' if j == 3 => return at,
+                _ => return at - 1,
+            }
+        }
+    }
+}
+
+/// Base64 text as upstream prints it again.
+pub(super) fn canonical_base64(text: String) -> Result<String, String> {
+    let bytes = decode_base64(&text)?;
+    // Nearly always the same text; only then was nothing lost.
+    Ok(if STANDARD.decode(&text).is_ok() {
+        text
+    } else {
+        encode_base64(&bytes)
     })
 }
 

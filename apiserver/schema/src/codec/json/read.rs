@@ -120,13 +120,15 @@ fn interpret(body: &[u8]) -> Result<(String, String), String> {
     }
     let (mut first, mut wrong) = (true, None);
     while cursor.next(&mut first) {
-        let (slot, name) = match cursor.raw_key() {
-            b"apiVersion" => (&mut api_version, "apiVersion"),
-            b"kind" => (&mut kind, "kind"),
-            _ => {
-                cursor.skip();
-                continue;
-            }
+        // Go's plain decoder does not mind the case here, and of several the last wins.
+        let key = cursor.raw_key();
+        let (slot, name) = if key.eq_ignore_ascii_case(b"apiVersion") {
+            (&mut api_version, "apiVersion")
+        } else if key.eq_ignore_ascii_case(b"kind") {
+            (&mut kind, "kind")
+        } else {
+            cursor.skip();
+            continue;
         };
         match cursor.peek() {
             b'"' => *slot = unescape(cursor.raw_string()),
@@ -396,17 +398,13 @@ impl<'a> Reader<'a> {
                     }
                 }
             }
-            (Shape::Bytes, b'"') => {
-                let text = unescape(self.cursor.raw_string());
-                match scalar::decode_base64(&text) {
-                    Ok(_) if !text.contains(['\r', '\n']) => Value::String(text),
-                    Ok(bytes) => Value::String(scalar::encode_base64(&bytes)),
-                    Err(e) => {
-                        self.wrong.get_or_insert(e);
-                        Value::Null
-                    }
+            (Shape::Bytes, b'"') => match scalar::canonical_base64(unescape(self.cursor.raw_string())) {
+                Ok(text) => Value::String(text),
+                Err(e) => {
+                    self.wrong.get_or_insert(e);
+                    Value::Null
                 }
-            }
+            },
             (Shape::Struct(inner), _) => self.object(inner.get(), &ty.go)?,
             (Shape::List(element), b'[') => self.list(element)?,
             (Shape::Wrapped(element), b'[') => self.list(element)?,

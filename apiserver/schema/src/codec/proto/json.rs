@@ -70,7 +70,7 @@ impl<'a> Writer<'a, '_> {
                 0 => Found::Number(reader.varint()?),
                 1 => Found::Number(reader.fixed64()?),
                 2 => Found::Bytes(reader.bytes()?),
-                other => return Err(WireError::Mismatch(number, other).into()),
+                other => return Err(WireError::WireType(other).into()),
             };
             sorted &= last <= number;
             last = number;
@@ -229,7 +229,7 @@ impl<'a> Writer<'a, '_> {
                     (2, 0) => value = Some(Found::Number(reader.varint()?)),
                     (2, 1) => value = Some(Found::Number(reader.fixed64()?)),
                     (2, 2) => value = Some(Found::Bytes(reader.bytes()?)),
-                    (1 | 2, other) => return Err(WireError::Mismatch(field.number, other).into()),
+                    (1 | 2, other) => return Err(WireError::mismatch(field, other).into()),
                     _ => reader.skip(wire)?,
                 }
             }
@@ -262,7 +262,7 @@ impl<'a> Writer<'a, '_> {
         let number = match (&ty.shape, found) {
             (Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Float64, Found::Number(n)) => n,
             (Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Float64, Found::Bytes(_)) => {
-                return Err(WireError::Mismatch(field.number, 2).into());
+                return Err(WireError::mismatch(field, 2).into());
             }
             _ => return self.delimited(ty, bytes_of(field, found)?, depth),
         };
@@ -382,6 +382,6 @@ impl<'a> Writer<'a, '_> {
 fn bytes_of<'a>(field: &Field, found: Found<'a>) -> Result<&'a [u8], WireError> {
     match found {
         Found::Bytes(bytes) => Ok(bytes),
-        Found::Number(_) => Err(WireError::Mismatch(field.number, 0)),
+        Found::Number(_) => Err(WireError::mismatch(field, 0)),
     }
 }

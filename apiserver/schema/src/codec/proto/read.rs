@@ -120,7 +120,7 @@ fn expect(field: &Field, wire: u8, wanted: u8) -> Result<(), WireError> {
     if wire == wanted {
         Ok(())
     } else {
-        Err(WireError::Mismatch(field.number, wire))
+        Err(WireError::mismatch(field, wire))
     }
 }
 

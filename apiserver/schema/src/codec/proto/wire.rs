@@ -3,8 +3,10 @@
 //! Reading never copies and never panics. Writing backwards is how gogo-protobuf does it: a message's length is known
 //! when its tag is written, so nothing is measured twice and nothing moves.
 
+use crate::facts::{Field, Shape};
+
 /// Why bytes are not protobuf.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     #[error("unexpected EOF")]
     Eof,
@@ -15,9 +17,21 @@ pub enum WireError {
     #[error("proto: illegal wireType {0}")]
     WireType(u8),
     #[error("proto: wrong wireType = {1} for field {0}")]
-    Mismatch(u32, u8),
+    Mismatch(String, u8),
     #[error("proto: exceeded max depth")]
     Depth,
+}
+
+impl WireError {
+    /// A field that does not have its wire type. Go names the struct's field.
+    #[cold]
+    pub(in crate::codec) fn mismatch(field: &Field, wire: u8) -> Self {
+        let name = match (&field.ty.shape, field.proto) {
+            (Shape::Struct(ty), "metadata") => ty.short.to_owned(),
+            (_, name) => name[..1].to_uppercase() + &name[1..],
+        };
+        Self::Mismatch(name, wire)
+    }
 }
 
 /// A cursor over one message.
