@@ -42,18 +42,27 @@ pub struct Quantity {
 }
 
 impl Quantity {
-    pub const ZERO: Self = Self { nanos: 0, format: Format::DecimalSI };
+    pub const ZERO: Self = Self {
+        nanos: 0,
+        format: Format::DecimalSI,
+    };
 
     /// A whole number.
     #[must_use]
     pub fn from_value(value: i64, format: Format) -> Self {
-        Self { nanos: i128::from(value) * NANO, format }
+        Self {
+            nanos: i128::from(value) * NANO,
+            format,
+        }
     }
 
     /// A number of thousandths, as CPU is counted.
     #[must_use]
     pub fn from_milli(milli: i64, format: Format) -> Self {
-        Self { nanos: i128::from(milli) * (NANO / 1000), format }
+        Self {
+            nanos: i128::from(milli) * (NANO / 1000),
+            format,
+        }
     }
 
     /// # Errors
@@ -62,7 +71,10 @@ impl Quantity {
         let (number, suffix) = split(text)?;
         let scale = Scale::of(suffix)?;
         let nanos = scale.nanos(number)?.clamp(-MAX_NANOS, MAX_NANOS);
-        Ok(Self { nanos, format: scale.format() })
+        Ok(Self {
+            nanos,
+            format: scale.format(),
+        })
     }
 
     #[must_use]
@@ -113,13 +125,19 @@ impl Quantity {
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         let format = if self.is_zero() { other.format } else { self.format };
-        Self { nanos: (self.nanos + other.nanos).clamp(-MAX_NANOS, MAX_NANOS), format }
+        Self {
+            nanos: (self.nanos + other.nanos).clamp(-MAX_NANOS, MAX_NANOS),
+            format,
+        }
     }
 
     /// The difference, with the same choice of format as [`Self::plus`].
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
-        self.plus(&Self { nanos: -other.nanos, format: other.format })
+        self.plus(&Self {
+            nanos: -other.nanos,
+            format: other.format,
+        })
     }
 }
 
@@ -204,7 +222,11 @@ fn strip(mut number: i128, base: i128, limit: usize) -> (i128, usize) {
 fn divide_up(number: i128, by: i128) -> i128 {
     let quotient = number / by;
     // Upstream rounds away from zero.
-    if number % by == 0 { quotient } else { quotient + number.signum() }
+    if number % by == 0 {
+        quotient
+    } else {
+        quotient + number.signum()
+    }
 }
 
 fn saturate(number: i128) -> i64 {
@@ -215,15 +237,27 @@ fn saturate(number: i128) -> i64 {
 fn split(text: &str) -> Result<(&str, &str), QuantityError> {
     let bytes = text.as_bytes();
     let signed = usize::from(matches!(bytes.first(), Some(b'+' | b'-')));
-    let digits = bytes.iter().skip(signed).take_while(|b| b.is_ascii_digit() || **b == b'.').count();
+    let digits = bytes
+        .iter()
+        .skip(signed)
+        .take_while(|b| b.is_ascii_digit() || **b == b'.')
+        .count();
     if digits == 0 {
         return Err(QuantityError::FormatWrong);
     }
     let (number, suffix) = text.split_at(signed + digits);
     let letters = suffix.bytes().take_while(|b| b"eEinumkKMGTP".contains(b)).count();
     let rest = &suffix.as_bytes()[letters..];
-    let rest = if matches!(rest.first(), Some(b'+' | b'-')) { &rest[1..] } else { rest };
-    if rest.iter().all(u8::is_ascii_digit) { Ok((number, suffix)) } else { Err(QuantityError::FormatWrong) }
+    let rest = if matches!(rest.first(), Some(b'+' | b'-')) {
+        &rest[1..]
+    } else {
+        rest
+    };
+    if rest.iter().all(u8::is_ascii_digit) {
+        Ok((number, suffix))
+    } else {
+        Err(QuantityError::FormatWrong)
+    }
 }
 
 /// What a suffix multiplies by.
@@ -243,7 +277,10 @@ impl Scale {
             return Ok(Self::Kilo(power as u32));
         }
         let exponent = suffix.strip_prefix(['e', 'E']).ok_or(QuantityError::Suffix)?;
-        exponent.parse().map(|e| Self::Ten(e, Format::DecimalExponent)).map_err(|_| QuantityError::Suffix)
+        exponent
+            .parse()
+            .map(|e| Self::Ten(e, Format::DecimalExponent))
+            .map_err(|_| QuantityError::Suffix)
     }
 
     fn format(&self) -> Format {
@@ -295,7 +332,9 @@ fn scale(digits: &[u8], shift: i64, factor: i128) -> i128 {
     if kept == 0 {
         return 0;
     }
-    let Some(mut product) = kept.checked_mul(factor) else { return MAX_NANOS };
+    let Some(mut product) = kept.checked_mul(factor) else {
+        return MAX_NANOS;
+    };
     let shift = shift.saturating_add(consumed);
     if shift >= 0 {
         for _ in 0..shift {
@@ -329,10 +368,32 @@ mod tests {
     #[test]
     fn texts_become_canonical_as_upstream_writes_them() {
         for (input, expected) in [
-            ("0", "0"), ("0n", "0"), ("1000m", "1"), ("0.5", "500m"), (".5", "500m"), ("5.", "5"), ("1024Mi", "1Gi"), ("1.5Gi", "1536Mi"),
-            ("0.5Ki", "512"), ("1Ki", "1Ki"), ("1000Ki", "1000Ki"), ("1000", "1k"), ("1500", "1500"), ("1e3", "1e3"), ("12E6", "12e6"),
-            ("1E", "1E"), ("100e-2", "1"), ("0.0000001m", "1n"), ("-0.5", "-500m"), ("+3", "3"), ("1100000", "1100k"), ("1e1000", "9223372036854775807"),
-            ("9223372036854775808", "9223372036854775807"), ("100Ei", "9223372036854775807"), ("0.001Ki", "1024m"), ("1.1Ki", "1126400m"),
+            ("0", "0"),
+            ("0n", "0"),
+            ("1000m", "1"),
+            ("0.5", "500m"),
+            (".5", "500m"),
+            ("5.", "5"),
+            ("1024Mi", "1Gi"),
+            ("1.5Gi", "1536Mi"),
+            ("0.5Ki", "512"),
+            ("1Ki", "1Ki"),
+            ("1000Ki", "1000Ki"),
+            ("1000", "1k"),
+            ("1500", "1500"),
+            ("1e3", "1e3"),
+            ("12E6", "12e6"),
+            ("1E", "1E"),
+            ("100e-2", "1"),
+            ("0.0000001m", "1n"),
+            ("-0.5", "-500m"),
+            ("+3", "3"),
+            ("1100000", "1100k"),
+            ("1e1000", "9223372036854775807"),
+            ("9223372036854775808", "9223372036854775807"),
+            ("100Ei", "9223372036854775807"),
+            ("0.001Ki", "1024m"),
+            ("1.1Ki", "1126400m"),
         ] {
             check(input, expected);
         }
@@ -341,9 +402,17 @@ mod tests {
     #[test]
     fn what_is_no_quantity_is_refused_with_upstreams_texts() {
         for (input, expected) in [
-            ("", QuantityError::FormatWrong), ("abc", QuantityError::FormatWrong), ("1 ", QuantityError::FormatWrong), ("1.2.3", QuantityError::Numeric),
-            ("1kk", QuantityError::Suffix), ("1K", QuantityError::Suffix), ("1e", QuantityError::Suffix), (".", QuantityError::Numeric), ("1mi", QuantityError::Suffix),
-            ("--1", QuantityError::FormatWrong), ("1e99999999999", QuantityError::Suffix),
+            ("", QuantityError::FormatWrong),
+            ("abc", QuantityError::FormatWrong),
+            ("1 ", QuantityError::FormatWrong),
+            ("1.2.3", QuantityError::Numeric),
+            ("1kk", QuantityError::Suffix),
+            ("1K", QuantityError::Suffix),
+            ("1e", QuantityError::Suffix),
+            (".", QuantityError::Numeric),
+            ("1mi", QuantityError::Suffix),
+            ("--1", QuantityError::FormatWrong),
+            ("1e99999999999", QuantityError::Suffix),
         ] {
             assert_eq!(Quantity::parse(input), Err(expected), "{input}");
         }
@@ -352,7 +421,10 @@ mod tests {
     #[test]
     fn values_round_up() {
         let q = |s: &str| Quantity::parse(s).unwrap();
-        assert_eq!((q("1500m").value(), q("1500m").milli_value(), q("1n").milli_value()), (2, 1500, 1));
+        assert_eq!(
+            (q("1500m").value(), q("1500m").milli_value(), q("1n").milli_value()),
+            (2, 1500, 1)
+        );
         assert_eq!((q("-1500m").value(), q("1Gi").value()), (-2, 1 << 30));
         assert!(q("1000m") == q("1") && q("1Ki") > q("1k"));
         assert_eq!(q("1Gi").plus(&q("512Mi")).to_string(), "1536Mi");

@@ -43,7 +43,11 @@ impl LabelSelector {
     /// # Errors
     /// On a text outside the grammar, and on keys or values that no label can have.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        let mut requirements = Parser { lexer: Lexer { rest: text }, peeked: None }.selector()?;
+        let mut requirements = Parser {
+            lexer: Lexer { rest: text },
+            peeked: None,
+        }
+        .selector()?;
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Self { requirements })
     }
@@ -52,7 +56,11 @@ impl LabelSelector {
     pub fn from_labels<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> Self {
         let requirements = labels
             .into_iter()
-            .map(|(key, value)| Requirement { key: key.clone(), operator: Operator::Equals, values: vec![value.clone()] })
+            .map(|(key, value)| Requirement {
+                key: key.clone(),
+                operator: Operator::Equals,
+                values: vec![value.clone()],
+            })
             .collect();
         Self { requirements }
     }
@@ -121,7 +129,10 @@ impl Requirement {
     }
 
     fn compare(&self, value: Option<&str>, holds: fn(i64, i64) -> bool) -> bool {
-        match (value.and_then(|v| v.parse().ok()), self.values.first().and_then(|v| v.parse().ok())) {
+        match (
+            value.and_then(|v| v.parse().ok()),
+            self.values.first().and_then(|v| v.parse().ok()),
+        ) {
             (Some(a), Some(b)) => holds(a, b),
             _ => false,
         }
@@ -130,12 +141,20 @@ impl Requirement {
     fn checked(self) -> Result<Self, SelectorError> {
         let faults = name::qualified_name(&self.key);
         if !faults.is_empty() {
-            return Err(SelectorError(format!("key: Invalid value: {:?}: {}", self.key, faults.join("; "))));
+            return Err(SelectorError(format!(
+                "key: Invalid value: {:?}: {}",
+                self.key,
+                faults.join("; ")
+            )));
         }
         for (i, value) in self.values.iter().enumerate() {
             let faults = name::label_value(value);
             if !faults.is_empty() {
-                return Err(SelectorError(format!("values[{i}][{}]: Invalid value: {value:?}: {}", self.key, faults.join("; "))));
+                return Err(SelectorError(format!(
+                    "values[{i}][{}]: Invalid value: {value:?}: {}",
+                    self.key,
+                    faults.join("; ")
+                )));
             }
             let numeric = matches!(self.operator, Operator::GreaterThan | Operator::LessThan);
             if numeric && value.parse::<i64>().is_err() {
@@ -171,16 +190,27 @@ struct Lexer<'a> {
 impl<'a> Lexer<'a> {
     fn next(&mut self) -> Token<'a> {
         self.rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
-        let Some(first) = self.rest.chars().next() else { return Token::End };
+        let Some(first) = self.rest.chars().next() else {
+            return Token::End;
+        };
         let special = |c: char| matches!(c, '=' | '!' | '(' | ')' | ',' | '>' | '<');
         let length = if special(first) {
-            ["==", "!="].iter().find(|s| self.rest.starts_with(**s)).map_or(1, |s| s.len())
+            ["==", "!="]
+                .iter()
+                .find(|s| self.rest.starts_with(**s))
+                .map_or(1, |s| s.len())
         } else {
-            self.rest.find(|c: char| special(c) || c.is_ascii_whitespace()).unwrap_or(self.rest.len())
+            self.rest
+                .find(|c: char| special(c) || c.is_ascii_whitespace())
+                .unwrap_or(self.rest.len())
         };
         let (token, rest) = self.rest.split_at(length);
         self.rest = rest;
-        if special(first) { Token::Symbol(token) } else { Token::Word(token) }
+        if special(first) {
+            Token::Symbol(token)
+        } else {
+            Token::Word(token)
+        }
     }
 }
 
@@ -206,8 +236,9 @@ impl<'a> Parser<'a> {
             match self.peek() {
                 Token::End => return Ok(requirements),
                 Token::Word(_) | Token::Symbol("!") => {
-                    let requirement =
-                        self.requirement().map_err(|e| SelectorError(format!("unable to parse requirement: {}", e.0)))?;
+                    let requirement = self
+                        .requirement()
+                        .map_err(|e| SelectorError(format!("unable to parse requirement: {}", e.0)))?;
                     requirements.push(requirement);
                     match self.next() {
                         Token::End => return Ok(requirements),
@@ -232,7 +263,14 @@ impl<'a> Parser<'a> {
             Token::Word(word) => word.to_owned(),
             other => return expected(other, "identifier"),
         };
-        let alone = |operator| Requirement { key: key.clone(), operator, values: Vec::new() }.checked();
+        let alone = |operator| {
+            Requirement {
+                key: key.clone(),
+                operator,
+                values: Vec::new(),
+            }
+            .checked()
+        };
         if absent {
             return alone(Operator::DoesNotExist);
         }
@@ -311,7 +349,10 @@ impl<'a> Parser<'a> {
 }
 
 fn expected<T>(found: Token<'_>, wanted: &str) -> Result<T, SelectorError> {
-    Err(SelectorError(format!("found '{}', expected: {wanted}", found.literal())))
+    Err(SelectorError(format!(
+        "found '{}', expected: {wanted}",
+        found.literal()
+    )))
 }
 
 /// A parsed field selector: conjunction of equalities and inequalities on dotted field names.
@@ -341,7 +382,11 @@ impl FieldSelector {
             }
             let fault = || SelectorError(format!("invalid selector: '{text}'; can't understand '{part}'"));
             let (field, operator, value) = split_term(part).ok_or_else(fault)?;
-            terms.push(FieldTerm { field: field.to_owned(), value: unescape(value)?, negated: operator == "!=" });
+            terms.push(FieldTerm {
+                field: field.to_owned(),
+                value: unescape(value)?,
+                negated: operator == "!=",
+            });
         }
         terms.sort_by(|a, b| a.field.cmp(&b.field));
         Ok(Self { terms })
@@ -360,7 +405,10 @@ impl FieldSelector {
     /// The value that `field` must equal, if the selector fixes it.
     #[must_use]
     pub fn exact(&self, field: &str) -> Option<&str> {
-        self.terms.iter().find(|t| !t.negated && t.field == field).map(|t| t.value.as_str())
+        self.terms
+            .iter()
+            .find(|t| !t.negated && t.field == field)
+            .map(|t| t.value.as_str())
     }
 
     /// `value_of` gives a field's value, empty for a field that is not set.
@@ -373,7 +421,13 @@ impl std::fmt::Display for FieldSelector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (i, t) in self.terms.iter().enumerate() {
             let value = t.value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
-            write!(f, "{}{}{}{value}", if i > 0 { "," } else { "" }, t.field, if t.negated { "!=" } else { "=" })?;
+            write!(
+                f,
+                "{}{}{}{value}",
+                if i > 0 { "," } else { "" },
+                t.field,
+                if t.negated { "!=" } else { "=" }
+            )?;
         }
         Ok(())
     }
@@ -401,7 +455,10 @@ fn split_unescaped(text: &str) -> Vec<&str> {
 fn split_term(part: &str) -> Option<(&str, &str, &str)> {
     part.char_indices().find_map(|(i, _)| {
         let rest = &part[i..];
-        ["!=", "==", "="].into_iter().find(|op| rest.starts_with(op)).map(|op| (&part[..i], op, &rest[op.len()..]))
+        ["!=", "==", "="]
+            .into_iter()
+            .find(|op| rest.starts_with(op))
+            .map(|op| (&part[..i], op, &rest[op.len()..]))
     })
 }
 
@@ -414,11 +471,15 @@ fn unescape(text: &str) -> Result<String, SelectorError> {
                 Some(c @ ('\\' | ',' | '=')) => out.push(c),
                 other => {
                     let sequence: String = std::iter::once('\\').chain(other).collect();
-                    return Err(SelectorError(format!("invalid field selector: invalid escape sequence: {sequence}")));
+                    return Err(SelectorError(format!(
+                        "invalid field selector: invalid escape sequence: {sequence}"
+                    )));
                 }
             },
             ',' | '=' => {
-                return Err(SelectorError(format!("invalid field selector: unescaped character in value: {c}")));
+                return Err(SelectorError(format!(
+                    "invalid field selector: unescaped character in value: {c}"
+                )));
             }
             c => out.push(c),
         }
@@ -432,15 +493,32 @@ mod tests {
     use proptest::prelude::*;
 
     fn labels(text: &str) -> BTreeMap<String, String> {
-        text.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect()
+        text.split(',')
+            .filter_map(|p| p.split_once('='))
+            .map(|(k, v)| (k.into(), v.into()))
+            .collect()
     }
 
     #[test]
     fn a_selector_matches_what_upstream_matches() {
         for (selector, object, expected) in [
-            ("", "a=b", true), ("a", "a=b", true), ("!a", "a=b", false), ("!c", "a=b", true), ("a=b", "a=b", true), ("a==c", "a=b", false),
-            ("a!=c", "a=b", true), ("x!=c", "a=b", true), ("a in (b, c)", "a=b", true), ("a notin (b)", "a=b", false), ("x notin (b)", "a=b", true),
-            ("n>3", "n=4", true), ("n>3", "n=x", false), ("n<3", "n=2", true), ("a=", "a=", true), ("a=b,c=d", "a=b", false), ("a in (,b)", "a=", true),
+            ("", "a=b", true),
+            ("a", "a=b", true),
+            ("!a", "a=b", false),
+            ("!c", "a=b", true),
+            ("a=b", "a=b", true),
+            ("a==c", "a=b", false),
+            ("a!=c", "a=b", true),
+            ("x!=c", "a=b", true),
+            ("a in (b, c)", "a=b", true),
+            ("a notin (b)", "a=b", false),
+            ("x notin (b)", "a=b", true),
+            ("n>3", "n=4", true),
+            ("n>3", "n=x", false),
+            ("n<3", "n=2", true),
+            ("a=", "a=", true),
+            ("a=b,c=d", "a=b", false),
+            ("a in (,b)", "a=", true),
         ] {
             let parsed = LabelSelector::parse(selector).unwrap();
             assert_eq!(parsed.matches(&labels(object)), expected, "{selector} on {object}");
@@ -452,7 +530,10 @@ mod tests {
         for (selector, expected) in [
             ("a=b,", "found '', expected: identifier after ','"),
             ("a in b", "unable to parse requirement: found 'b' expected: '('"),
-            ("a b", "unable to parse requirement: found 'b', expected: !=, <, =, ==, >, in, notin"),
+            (
+                "a b",
+                "unable to parse requirement: found 'b', expected: !=, <, =, ==, >, in, notin",
+            ),
             ("=b", "found '=', expected: !, identifier, or 'end of string'"),
             ("a=b c", "found 'c', expected: ',' or 'end of string'"),
         ] {
@@ -465,7 +546,10 @@ mod tests {
         let parsed = FieldSelector::parse("spec.nodeName=n\\,1,status.phase!=Running").unwrap();
         assert_eq!(parsed.exact("spec.nodeName"), Some("n,1"));
         assert!(parsed.matches_with(|f| if f == "spec.nodeName" { "n,1" } else { "Pending" }));
-        assert_eq!(FieldSelector::parse("abc").unwrap_err().0, "invalid selector: 'abc'; can't understand 'abc'");
+        assert_eq!(
+            FieldSelector::parse("abc").unwrap_err().0,
+            "invalid selector: 'abc'; can't understand 'abc'"
+        );
     }
 
     proptest! {

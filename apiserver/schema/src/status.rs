@@ -55,7 +55,11 @@ impl std::error::Error for Status {}
 /// `pods` for core, `deployments.apps` otherwise: how upstream prints a group and resource (or kind).
 #[must_use]
 pub fn qualified(group: &str, name: &str) -> String {
-    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
+    if group.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}.{group}")
+    }
 }
 
 /// Text that cannot be taken for HTML, as upstream does for user names in refusals.
@@ -108,7 +112,11 @@ impl Status {
     /// 200 with the deleted object's coordinates: the answer to most deletes.
     #[must_use]
     pub fn deleted(group: &str, plural: &str, name: &str, uid: &str) -> Self {
-        let mut status = Self { success: true, ..Self::new(200, "", "") }.about(group, plural, name);
+        let mut status = Self {
+            success: true,
+            ..Self::new(200, "", "")
+        }
+        .about(group, plural, name);
         uid.clone_into(&mut status.details.get_or_insert_default().uid);
         status
     }
@@ -116,13 +124,20 @@ impl Status {
     /// A success without details, for instance of a binding.
     #[must_use]
     pub fn success(code: u16) -> Self {
-        Self { success: true, ..Self::new(code, "", "") }
+        Self {
+            success: true,
+            ..Self::new(code, "", "")
+        }
     }
 
     #[must_use]
     pub fn not_found(group: &str, plural: &str, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{} {} not found", qualified(group, plural), quote(name)))
-            .about(group, plural, name)
+        Self::new(
+            404,
+            "NotFound",
+            format!("{} {} not found", qualified(group, plural), quote(name)),
+        )
+        .about(group, plural, name)
     }
 
     /// 404 for a path that no resource serves.
@@ -135,8 +150,12 @@ impl Status {
 
     #[must_use]
     pub fn already_exists(group: &str, plural: &str, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} {} already exists", qualified(group, plural), quote(name)))
-            .about(group, plural, name)
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{} {} already exists", qualified(group, plural), quote(name)),
+        )
+        .about(group, plural, name)
     }
 
     #[must_use]
@@ -146,7 +165,9 @@ impl Status {
             qualified(group, plural),
             quote(name)
         );
-        Self::new(409, "AlreadyExists", message).about(group, plural, name).retry_after(retry_after_seconds)
+        Self::new(409, "AlreadyExists", message)
+            .about(group, plural, name)
+            .retry_after(retry_after_seconds)
     }
 
     #[must_use]
@@ -170,7 +191,11 @@ impl Status {
 
     #[must_use]
     pub fn conflict(group: &str, plural: &str, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {}: {why}", qualified(group, plural), quote(name));
+        let message = format!(
+            "Operation cannot be fulfilled on {} {}: {why}",
+            qualified(group, plural),
+            quote(name)
+        );
         Self::new(409, "Conflict", message).about(group, plural, name)
     }
 
@@ -237,15 +262,21 @@ impl Status {
     /// A verb that the resource does not have, upstream's wording inside the registry.
     #[must_use]
     pub fn method_not_supported(group: &str, plural: &str, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind {}", quote(&qualified(group, plural)));
+        let message = format!(
+            "{action} is not supported on resources of kind {}",
+            quote(&qualified(group, plural))
+        );
         Self::new(405, "MethodNotAllowed", message).about(group, plural, "")
     }
 
     /// A method that no route of the path has: upstream's router answers before any handler.
     #[must_use]
     pub fn method_not_allowed() -> Self {
-        let mut status =
-            Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+        let mut status = Self::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        );
         status.details = Some(Box::default());
         status
     }
@@ -256,7 +287,9 @@ impl Status {
             "The {operation} operation against {} could not be completed at this time, please try again.",
             qualified(group, plural)
         );
-        Self::new(500, "ServerTimeout", message).about(group, plural, operation).retry_after(retry_after_seconds)
+        Self::new(500, "ServerTimeout", message)
+            .about(group, plural, operation)
+            .retry_after(retry_after_seconds)
     }
 
     #[must_use]
@@ -292,7 +325,11 @@ impl Status {
     #[must_use]
     pub fn not_acceptable(accepted: &[&str]) -> Self {
         let accepted = accepted.join(", ");
-        Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"))
+        Self::new(
+            406,
+            "NotAcceptable",
+            format!("only the following media types are accepted: {accepted}"),
+        )
     }
 
     /// 406 for a conversion (`Table`, `PartialObjectMetadata`) that this encoding or resource does not have.
@@ -305,7 +342,11 @@ impl Status {
 
     #[must_use]
     pub fn request_entity_too_large(message: &str) -> Self {
-        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
+        Self::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: {message}"),
+        )
     }
 
     /// The object on the wire, with `apiVersion: v1` and `kind: Status`.
@@ -339,7 +380,12 @@ impl Status {
 impl Details {
     fn to_value(&self) -> Value {
         let mut out = Map::new();
-        for (key, text) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)] {
+        for (key, text) in [
+            ("name", &self.name),
+            ("group", &self.group),
+            ("kind", &self.kind),
+            ("uid", &self.uid),
+        ] {
             if !text.is_empty() {
                 out.insert(key.into(), json!(text));
             }
@@ -357,7 +403,11 @@ impl Details {
 impl Cause {
     fn to_value(&self) -> Value {
         let mut out = Map::new();
-        for (key, text) in [("reason", &self.reason), ("message", &self.message), ("field", &self.field)] {
+        for (key, text) in [
+            ("reason", &self.reason),
+            ("message", &self.message),
+            ("field", &self.field),
+        ] {
             if !text.is_empty() {
                 out.insert(key.into(), json!(text));
             }
@@ -378,11 +428,17 @@ mod tests {
         );
         let cases = [
             (Status::not_found("", "pods", "x"), r#"pods "x" not found"#),
-            (Status::already_exists("apps", "deployments", "x"), r#"deployments.apps "x" already exists"#),
+            (
+                Status::already_exists("apps", "deployments", "x"),
+                r#"deployments.apps "x" already exists"#,
+            ),
             (Status::forbidden("", "", "", "no"), "forbidden: no"),
             (Status::forbidden("", "pods", "", "no"), "pods is forbidden: no"),
             (Status::modified("", "pods", "x"), modified),
-            (Status::too_large_resource_version(9, 5), "Timeout: Too large resource version: 9, current: 5"),
+            (
+                Status::too_large_resource_version(9, 5),
+                "Timeout: Too large resource version: 9, current: 5",
+            ),
         ];
         for (status, text) in cases {
             assert_eq!(status.message, text);
