@@ -49,7 +49,8 @@ apiservers_up() { # COUNT ETCD_COUNT
   done
 }
 
-apiserver_ready() { api GET /readyz >/dev/null; }
+api_has() { api GET "$1" >/dev/null; }
+apiserver_ready() { api_has /readyz; }
 
 controllers_up() {
   local config=$CONF/kube-controller-manager.kubeconfig
