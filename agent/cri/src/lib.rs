@@ -10,6 +10,7 @@
 
 mod client;
 pub mod fake;
+pub mod health;
 mod runtime;
 
 pub use client::Client;

@@ -1,0 +1,389 @@
+//! `KubeletConfiguration` (kubelet.config.k8s.io/v1beta1), the fields that this agent honours.
+//!
+//! A key that is unknown, or known upstream but without effect here, is refused by name: what is accepted does what it
+//! says. Defaults are upstream's. Durations are Go's texts (`10s`), times are kept as [`Duration`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use steersman_types::api::core::v1::Taint;
+
+const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
+
+/// The file as a whole.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct KubeletConfiguration {
+    pub api_version: String,
+    pub kind: String,
+    pub address: IpAddr,
+    pub port: u16,
+    pub authentication: Authentication,
+    pub authorization: Authorization,
+    pub tls_cert_file: Option<PathBuf>,
+    pub tls_private_key_file: Option<PathBuf>,
+    pub healthz_port: u16,
+    pub healthz_bind_address: IpAddr,
+    pub container_runtime_endpoint: String,
+    #[serde(deserialize_with = "go_duration")]
+    pub runtime_request_timeout: Duration,
+    pub fail_cgroup_v1: bool,
+    pub cgroup_driver: String,
+    pub cgroup_root: String,
+    #[serde(rename = "cgroupsPerQOS")]
+    pub cgroups_per_qos: bool,
+    #[serde(rename = "clusterDNS")]
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    pub resolv_conf: String,
+    pub fail_swap_on: bool,
+    pub oom_score_adj: i32,
+    pub serialize_image_pulls: bool,
+    pub max_parallel_image_pulls: Option<usize>,
+    pub max_pods: u32,
+    pub pods_per_core: u32,
+    pub pod_pids_limit: i64,
+    pub eviction_hard: BTreeMap<String, String>,
+    pub kube_reserved: BTreeMap<String, String>,
+    pub system_reserved: BTreeMap<String, String>,
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: u32,
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: u32,
+    #[serde(rename = "imageMinimumGCAge", deserialize_with = "go_duration")]
+    pub image_minimum_gc_age: Duration,
+    /// Only `false`: this agent does not check kernel parameters.
+    pub protect_kernel_defaults: bool,
+    /// Where flex volume plugins would be; made, so that tools which place plugins there find it.
+    pub volume_plugin_dir: PathBuf,
+    #[serde(deserialize_with = "go_duration")]
+    pub node_status_update_frequency: Duration,
+    #[serde(deserialize_with = "go_duration")]
+    pub node_status_report_frequency: Duration,
+    pub node_lease_duration_seconds: i32,
+    #[serde(deserialize_with = "go_duration")]
+    pub sync_frequency: Duration,
+    pub container_log_max_size: String,
+    pub container_log_max_files: usize,
+    #[serde(rename = "cpuCFSQuota")]
+    pub cpu_cfs_quota: bool,
+    #[serde(rename = "cpuCFSQuotaPeriod", deserialize_with = "go_duration")]
+    pub cpu_cfs_quota_period: Duration,
+    pub crash_loop_back_off: CrashLoopBackOff,
+    pub register_node: bool,
+    pub register_with_taints: Vec<Taint>,
+    pub provider_id: String,
+    pub seccomp_default: bool,
+    pub pod_logs_dir: PathBuf,
+    pub logging: Logging,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Authentication {
+    pub anonymous: Anonymous,
+    pub webhook: Webhook,
+    pub x509: X509,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Anonymous {
+    pub enabled: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Webhook {
+    pub enabled: bool,
+}
+
+impl Default for Webhook {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct X509 {
+    #[serde(rename = "clientCAFile")]
+    pub client_ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Authorization {
+    pub mode: String,
+}
+
+impl Default for Authorization {
+    fn default() -> Self {
+        Self { mode: "Webhook".into() }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct CrashLoopBackOff {
+    #[serde(deserialize_with = "go_duration")]
+    pub max_container_restart_period: Duration,
+}
+
+impl Default for CrashLoopBackOff {
+    fn default() -> Self {
+        Self {
+            max_container_restart_period: Duration::from_secs(300),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Logging {
+    pub verbosity: Option<u8>,
+}
+
+impl Default for KubeletConfiguration {
+    fn default() -> Self {
+        let hard = [
+            ("memory.available", "100Mi"),
+            ("nodefs.available", "10%"),
+            ("nodefs.inodesFree", "5%"),
+            ("imagefs.available", "15%"),
+            ("imagefs.inodesFree", "5%"),
+        ];
+        Self {
+            api_version: API_VERSION.into(),
+            kind: "KubeletConfiguration".into(),
+            address: IpAddr::from([0, 0, 0, 0]),
+            port: 10250,
+            authentication: Authentication::default(),
+            authorization: Authorization::default(),
+            tls_cert_file: None,
+            tls_private_key_file: None,
+            healthz_port: 10248,
+            healthz_bind_address: IpAddr::from([127, 0, 0, 1]),
+            container_runtime_endpoint: "unix:///run/containerd/containerd.sock".into(),
+            runtime_request_timeout: Duration::from_secs(120),
+            fail_cgroup_v1: true,
+            cgroup_driver: "cgroupfs".into(),
+            cgroup_root: String::new(),
+            cgroups_per_qos: true,
+            cluster_dns: Vec::new(),
+            cluster_domain: String::new(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            fail_swap_on: true,
+            oom_score_adj: -999,
+            serialize_image_pulls: true,
+            max_parallel_image_pulls: None,
+            max_pods: 110,
+            pods_per_core: 0,
+            pod_pids_limit: -1,
+            eviction_hard: hard.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            kube_reserved: BTreeMap::new(),
+            system_reserved: BTreeMap::new(),
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
+            image_minimum_gc_age: Duration::from_secs(120),
+            protect_kernel_defaults: false,
+            volume_plugin_dir: "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/".into(),
+            node_status_update_frequency: Duration::from_secs(10),
+            node_status_report_frequency: Duration::from_secs(300),
+            node_lease_duration_seconds: 40,
+            sync_frequency: Duration::from_secs(60),
+            container_log_max_size: "10Mi".into(),
+            container_log_max_files: 5,
+            cpu_cfs_quota: true,
+            cpu_cfs_quota_period: Duration::from_millis(100),
+            crash_loop_back_off: CrashLoopBackOff::default(),
+            register_node: true,
+            register_with_taints: Vec::new(),
+            provider_id: String::new(),
+            seccomp_default: false,
+            pod_logs_dir: "/var/log/pods".into(),
+            logging: Logging::default(),
+        }
+    }
+}
+
+/// A number of nanoseconds or Go's text, as upstream's durations read.
+fn go_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    steersman_runtime::flags::duration(&text).map_err(serde::de::Error::custom)
+}
+
+impl KubeletConfiguration {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// One line that names the file and what is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            format!(
+                "failed to load kubelet config file, path: {}, error: {e}",
+                path.display()
+            )
+        })?;
+        Self::parse(&text).map_err(|e| {
+            format!(
+                "failed to load kubelet config file, path: {}, error: {e}",
+                path.display()
+            )
+        })
+    }
+
+    /// # Errors
+    /// One line per file: syntax, an unknown key, or the first value that makes no sense.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_saphyr::from_str(text).map_err(|e| one_line(&e.to_string()))?;
+        match config.validate().first() {
+            Some(error) => Err(error.clone()),
+            None => Ok(config),
+        }
+    }
+
+    /// Everything that is wrong, in upstream's words where it has some.
+    #[must_use]
+    pub fn validate(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut refuse = |wrong: bool, text: String| {
+            if wrong {
+                errors.push(format!("invalid configuration: {text}"));
+            }
+        };
+        refuse(
+            self.api_version != API_VERSION,
+            format!("apiVersion must be {API_VERSION}, not {:?}", self.api_version),
+        );
+        refuse(
+            self.kind != "KubeletConfiguration",
+            format!("kind must be KubeletConfiguration, not {:?}", self.kind),
+        );
+        refuse(self.port == 0, "port must be between 1 and 65535, inclusive".into());
+        refuse(
+            self.cgroup_driver != "cgroupfs",
+            format!(
+                "cgroupDriver {:?} is not supported by this agent: only cgroupfs is",
+                self.cgroup_driver
+            ),
+        );
+        refuse(
+            !self.cgroups_per_qos,
+            "cgroupsPerQOS: false is not supported by this agent".into(),
+        );
+        refuse(
+            self.protect_kernel_defaults,
+            "protectKernelDefaults: true is not supported by this agent".into(),
+        );
+        refuse(
+            self.authorization.mode != "Webhook",
+            format!(
+                "authorization.mode {:?} is not supported by this agent: only Webhook is",
+                self.authorization.mode
+            ),
+        );
+        refuse(
+            self.authentication.anonymous.enabled,
+            "authentication.anonymous.enabled: true is not supported by this agent".into(),
+        );
+        let (high, low) = (
+            self.image_gc_high_threshold_percent,
+            self.image_gc_low_threshold_percent,
+        );
+        refuse(
+            high > 100,
+            format!("imageGCHighThresholdPercent {high} must be between 0 and 100, inclusive"),
+        );
+        refuse(
+            low >= high,
+            format!("imageGCLowThresholdPercent {low} must be less than imageGCHighThresholdPercent {high}"),
+        );
+        refuse(
+            self.node_lease_duration_seconds <= 0,
+            format!(
+                "nodeLeaseDurationSeconds {} must be greater than 0",
+                self.node_lease_duration_seconds
+            ),
+        );
+        refuse(
+            !(-1000..=1000).contains(&self.oom_score_adj),
+            format!(
+                "oomScoreAdj {} must be between -1000 and 1000, inclusive",
+                self.oom_score_adj
+            ),
+        );
+        refuse(
+            self.container_log_max_files < 2,
+            format!(
+                "containerLogMaxFiles {} must be greater than 1",
+                self.container_log_max_files
+            ),
+        );
+        refuse(
+            self.tls_cert_file.is_some() != self.tls_private_key_file.is_some(),
+            "tlsCertFile and tlsPrivateKeyFile must be given together".into(),
+        );
+        refuse(
+            self.max_parallel_image_pulls == Some(0),
+            "maxParallelImagePulls 0 must be a positive number".into(),
+        );
+        refuse(
+            self.serialize_image_pulls && self.max_parallel_image_pulls.is_some_and(|n| n > 1),
+            "maxParallelImagePulls cannot be larger than 1 unless serializeImagePulls is set to false".into(),
+        );
+        errors
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+
+    #[test]
+    fn the_test_clusters_file_is_understood() {
+        let text = format!(
+            "{HEAD}address: 0.0.0.0\nauthentication: {{anonymous: {{enabled: false}}, webhook: {{enabled: true}}, x509: {{clientCAFile: /pki/ca.crt}}}}\n\
+             authorization: {{mode: Webhook}}\nfailCgroupV1: false\ncgroupRoot: /n1\nclusterDNS: [\"10.232.0.10\"]\nclusterDomain: cluster.local\n\
+             serializeImagePulls: false\nevictionHard: {{\"memory.available\": \"100Mi\"}}\nnodeStatusUpdateFrequency: 5s\ncpuCFSQuotaPeriod: 100ms\n"
+        );
+        let config = KubeletConfiguration::parse(&text).unwrap();
+        assert_eq!(config.cluster_dns, [IpAddr::from([10, 232, 0, 10])]);
+        assert_eq!(
+            config.authentication.x509.client_ca_file.as_deref(),
+            Some(Path::new("/pki/ca.crt"))
+        );
+        assert_eq!(config.node_status_update_frequency, Duration::from_secs(5));
+        assert_eq!((config.max_pods, config.port), (110, 10250));
+    }
+
+    #[test]
+    fn unknown_keys_and_senseless_values_are_refused_by_name() {
+        for (text, part) in [
+            ("maxpods: 5\n", "maxpods"),
+            (
+                "imageGCLowThresholdPercent: 90\n",
+                "imageGCLowThresholdPercent 90 must be less than",
+            ),
+            ("cgroupDriver: systemd\n", "cgroupDriver"),
+            ("port: 0\n", "port must be between"),
+            ("syncFrequency: soon\n", "soon"),
+        ] {
+            let error = KubeletConfiguration::parse(&format!("{HEAD}{text}")).unwrap_err();
+            assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Registers the node and keeps its status true.
+//!
+//! Looks every few seconds (`nodeStatusUpdateFrequency`), writes when something changed or the last write is long ago
+//! (`nodeStatusReportFrequency`). Until the node is ready for the first time it looks much more often.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+use steersman_cri::Runtime;
+use steersman_runtime::Client;
+use steersman_runtime::client::{ApiError, Patch};
+use steersman_runtime::events::{EventType, Recorder};
+use steersman_types::Typed;
+use steersman_types::api::core::v1::{Node, NodeSpec, NodeStatus, ObjectReference, Taint};
+use steersman_types::jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::machine::{Available, Machine};
+use super::status::{NodeSeen, changed, status};
+use crate::config::KubeletConfiguration;
+
+/// Before the first ready status.
+const EAGER: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(7);
+
+/// Tells why the node should not be ready besides the runtime's own conditions; empty when all is well.
+pub type Health = Box<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// See the module.
+pub struct NodeUpdater {
+    pub client: Client,
+    pub runtime: Arc<dyn Runtime>,
+    pub recorder: Recorder,
+    pub config: Arc<KubeletConfiguration>,
+    pub name: String,
+    pub addresses: Vec<String>,
+    pub machine: Machine,
+    pub root: std::path::PathBuf,
+    pub labels: BTreeMap<String, String>,
+    pub health: Health,
+    /// Told once the object exists.
+    pub registered: Arc<Notify>,
+}
+
+impl NodeUpdater {
+    /// Runs forever.
+    pub async fn run(self) {
+        if self.config.register_node {
+            self.register().await;
+        }
+        self.registered.notify_waiters();
+        self.registered.notify_one();
+        let mut reported: Option<(Instant, NodeStatus)> = None;
+        let mut was_ready = false;
+        loop {
+            let old = reported.as_ref().map(|(_, s)| s.clone());
+            match self.once(old, reported.as_ref().map(|(at, _)| *at)).await {
+                Ok(Some(new)) => reported = Some((Instant::now(), new)),
+                Ok(None) => {}
+                Err(e) => tracing::warn!(error = %e, "Error updating node status, will retry"),
+            }
+            let ready = reported.as_ref().is_some_and(|(_, s)| is_ready(s));
+            was_ready = was_ready || ready;
+            tokio::time::sleep(if was_ready {
+                self.config.node_status_update_frequency
+            } else {
+                EAGER
+            })
+            .await;
+        }
+    }
+
+    /// Looks once and writes if necessary; gives what was written.
+    async fn once(&self, reported: Option<NodeStatus>, at: Option<Instant>) -> Result<Option<NodeStatus>, ApiError> {
+        let seen = self.look().await;
+        let old = match reported {
+            Some(old) => old,
+            None => self
+                .client
+                .get::<Node>(None, &self.name)
+                .await?
+                .status
+                .unwrap_or_default(),
+        };
+        let new = status(&seen, &self.config, &old);
+        let late = at.is_none_or(|at| at.elapsed() >= self.config.node_status_report_frequency);
+        if !late && !changed(&old, &new) {
+            return Ok(None);
+        }
+        let Some(change) = patch(&old, &new) else {
+            return Ok(Some(new));
+        };
+        let body = Patch::Strategic(json!({ "status": change }));
+        self.client
+            .patch::<Node>(&body, None, &self.name, Some("status"))
+            .await?;
+        self.tell(&old, &new);
+        Ok(Some(new))
+    }
+
+    async fn look(&self) -> NodeSeen {
+        let mut problems = (self.health)();
+        let version = self.runtime.version().await;
+        let answer = self.runtime.status().await;
+        match &answer {
+            Err(_) => problems.push("container runtime is down".into()),
+            Ok(answer) => problems.extend(runtime_problems(answer)),
+        }
+        let answer = answer.unwrap_or_default();
+        NodeSeen {
+            now: Timestamp::now(),
+            name: self.name.clone(),
+            addresses: self.addresses.clone(),
+            machine: self.machine.clone(),
+            available: Available::read(&self.root),
+            runtime_version: version
+                .map(|v| format!("{}://{}", v.runtime_name, v.runtime_version))
+                .unwrap_or_default(),
+            problems,
+            images: self.runtime.list_images().await.unwrap_or_default(),
+            supplemental_groups_policy: answer.features.as_ref().map(|f| f.supplemental_groups_policy),
+            handlers: answer.runtime_handlers,
+        }
+    }
+
+    async fn register(&self) {
+        let mut pause = RETRY;
+        loop {
+            match self.try_register().await {
+                Ok(()) => return,
+                Err(e) => tracing::error!(node = %self.name, error = %e, "Unable to register node with API server"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn try_register(&self) -> Result<(), ApiError> {
+        let seen = self.look().await;
+        let node = self.object(&seen);
+        match self.client.create(&node).await {
+            Ok(_) => {
+                tracing::info!(node = %self.name, "Successfully registered node");
+                return Ok(());
+            }
+            Err(e) if e.is_already_exists() => {}
+            Err(e) => return Err(e),
+        }
+        let existing = self.client.get::<Node>(None, &self.name).await?;
+        tracing::info!(node = %self.name, "Node was previously registered");
+        let labels = missing(existing.metadata.labels.as_ref(), node.metadata.labels.as_ref());
+        let annotations = missing(
+            existing.metadata.annotations.as_ref(),
+            node.metadata.annotations.as_ref(),
+        );
+        if !labels.is_empty() || !annotations.is_empty() {
+            let body = Patch::Strategic(json!({"metadata": {"labels": labels, "annotations": annotations}}));
+            self.client.patch::<Node>(&body, None, &self.name, None).await?;
+        }
+        Ok(())
+    }
+
+    /// The node as it is first registered.
+    fn object(&self, seen: &NodeSeen) -> Node {
+        let mut node = Node {
+            spec: Some(NodeSpec {
+                provider_id: Some(self.config.provider_id.clone()).filter(|p| !p.is_empty()),
+                taints: Some(self.config.register_with_taints.clone()).filter(|t: &Vec<Taint>| !t.is_empty()),
+                ..NodeSpec::default()
+            }),
+            status: Some(status(seen, &self.config, &NodeStatus::default())),
+            ..Node::default()
+        };
+        node.metadata.name = Some(self.name.clone());
+        let arch = self.machine.architecture.as_str();
+        let own = [
+            ("kubernetes.io/hostname", self.name.as_str()),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", arch),
+            ("beta.kubernetes.io/os", "linux"),
+            ("beta.kubernetes.io/arch", arch),
+        ];
+        let own = own.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        node.metadata.labels = Some(self.labels.clone().into_iter().chain(own).collect());
+        let attach = "volumes.kubernetes.io/controller-managed-attach-detach".to_owned();
+        node.metadata.annotations = Some(BTreeMap::from([(attach, "true".to_owned())]));
+        node
+    }
+
+    /// Events about conditions that changed.
+    fn tell(&self, old: &NodeStatus, new: &NodeStatus) {
+        for c in new.conditions.iter().flatten() {
+            let before = old
+                .conditions
+                .iter()
+                .flatten()
+                .find(|o| o.type_ == c.type_)
+                .map(|o| o.status.as_str());
+            if before == Some(c.status.as_str()) {
+                continue;
+            }
+            let event = match (c.type_.as_str(), c.status.as_str()) {
+                ("Ready", "True") => "NodeReady",
+                ("Ready", _) => "NodeNotReady",
+                ("MemoryPressure", "True") => "NodeHasInsufficientMemory",
+                ("MemoryPressure", _) => "NodeHasSufficientMemory",
+                ("DiskPressure", "True") => "NodeHasDiskPressure",
+                ("DiskPressure", _) => "NodeHasNoDiskPressure",
+                ("PIDPressure", "True") => "NodeHasInsufficientPID",
+                _ => "NodeHasSufficientPID",
+            };
+            let message = format!("Node {} status is now: {event}", self.name);
+            self.recorder
+                .event(&reference(&self.name), EventType::Normal, event, &message);
+        }
+    }
+}
+
+/// The node in events about it; its name stands for the uid, as upstream has it.
+#[must_use]
+pub fn reference(node: &str) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Node".into()),
+        api_version: Some("v1".into()),
+        name: Some(node.into()),
+        uid: Some(node.into()),
+        ..ObjectReference::default()
+    }
+}
+
+fn is_ready(status: &NodeStatus) -> bool {
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// What the runtime itself says is not working.
+fn runtime_problems(answer: &steersman_cri::v1::StatusResponse) -> Vec<String> {
+    let conditions = answer
+        .status
+        .as_ref()
+        .map(|s| s.conditions.as_slice())
+        .unwrap_or_default();
+    let mut problems = Vec::new();
+    for (kind, what) in [
+        ("RuntimeReady", "container runtime not ready"),
+        ("NetworkReady", "container runtime network not ready"),
+    ] {
+        match conditions.iter().find(|c| c.r#type == kind) {
+            Some(c) if c.status => {}
+            Some(c) => problems.push(format!(
+                "{what}: {kind}=false reason:{} message:{}",
+                c.reason, c.message
+            )),
+            None => problems.push(format!("{what}: {kind} condition is not set")),
+        }
+    }
+    problems
+}
+
+fn missing(
+    have: Option<&BTreeMap<String, String>>,
+    want: Option<&BTreeMap<String, String>>,
+) -> BTreeMap<String, String> {
+    let want = want.into_iter().flatten();
+    want.filter(|(k, v)| have.and_then(|h| h.get(*k)) != Some(v))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
+}
+
+/// Changed fields of the status; lists that would merge by key are replaced, conditions merge by type.
+fn patch(old: &NodeStatus, new: &NodeStatus) -> Option<Value> {
+    let fields = |s: &NodeStatus| match (Node {
+        status: Some(s.clone()),
+        ..Node::default()
+    })
+    .to_value()["status"]
+        .take()
+    {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    let (old, new) = (fields(old), fields(new));
+    let mut change = Map::new();
+    for (name, value) in new {
+        if old.get(&name) == Some(&value) {
+            continue;
+        }
+        let value = match name.as_str() {
+            "addresses" => std::iter::once(json!({"$patch": "replace"}))
+                .chain(value.as_array().into_iter().flatten().cloned())
+                .collect(),
+            _ => value,
+        };
+        change.insert(name, value);
+    }
+    (!change.is_empty()).then_some(Value::Object(change))
+}
