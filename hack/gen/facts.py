@@ -127,7 +127,9 @@ class Writer:
             out.append("zero")
         if "inline" in options:
             out.append("inline")
-        optional = "omitempty" in options or "omitzero" in options or "optional" in marks or "k8s:optional" in marks
+        optional = "optional" in marks or "k8s:optional" in marks
+        if not optional and "required" not in marks and "k8s:required" not in marks:
+            optional = "omitempty" in options or "omitzero" in options
         if not optional and "inline" not in options:
             out.append("req")
         proto = re.search(r"name=(\w+)", tags.get("protobuf", ""))
