@@ -81,6 +81,7 @@ pub async fn compact_regularly(store: Arc<dyn Store>, interval: Duration) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::{MemoryStore, RangeRequest};

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/unsteady.rs"]
+mod unsteady;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -46,6 +48,8 @@ enum Op {
     Settle,
     Compact,
     Stray,
+    /// The cache's watch of the store breaks.
+    Cut,
 }
 
 fn key(n: usize) -> String {
@@ -64,6 +68,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Settle),
         1 => Just(Op::Compact),
         1 => Just(Op::Stray),
+        1 => Just(Op::Cut),
     ]
 }
 
@@ -194,6 +199,7 @@ async fn run(ops: Vec<Op>, history_bytes: usize) {
     let store = MemoryStore::with_clock(Arc::new(move || {
         Duration::from_secs(now.load(std::sync::atomic::Ordering::Relaxed))
     }));
+    let shaky = unsteady::Unsteady::new(store.clone());
     let mut history = History {
         revision: 0,
         ..History::default()
@@ -209,7 +215,7 @@ async fn run(ops: Vec<Op>, history_bytes: usize) {
         page: 2,
         ..CacheOptions::new("/registry/")
     };
-    let cache = Cache::start(Arc::new(store.clone()), options, Arc::new(TestIndexer));
+    let cache = Cache::start(Arc::new(shaky.clone()), options, Arc::new(TestIndexer));
     cache.ready().await;
     let loaded = cache.revision();
     let mut watches: Vec<Watching> = vec![];
@@ -261,6 +267,7 @@ async fn run(ops: Vec<Op>, history_bytes: usize) {
                 cache.fresh().await.unwrap();
                 store.compact(store.current_revision().await.unwrap()).await.unwrap();
             }
+            Op::Cut => shaky.cut(),
             Op::Stray => {
                 let n = store.current_revision().await.unwrap();
                 store.create(&format!("elsewhere{n}"), "x".into(), None).await.unwrap();

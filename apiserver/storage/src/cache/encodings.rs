@@ -15,7 +15,10 @@ use super::object::Object;
 
 /// Encodings of one thing, by the caller's slot number.
 #[derive(Default)]
-pub(crate) struct Encodings(Mutex<Option<Box<Vec<(u8, Bytes)>>>>);
+pub(crate) struct Encodings(Mutex<Option<Slots>>);
+
+/// Boxed, because most objects have none.
+type Slots = Box<Vec<(u8, Bytes)>>;
 
 impl Encodings {
     fn find(&self, slot: u8) -> Option<Bytes> {
@@ -64,7 +67,14 @@ pub(crate) type Ledger = Arc<AtomicUsize>;
 /// Bounds the encodings of current objects: the oldest ones are dropped first.
 pub(crate) struct EncodingBudget {
     limit: usize,
-    kept: Mutex<(VecDeque<(Weak<Object>, usize)>, usize)>,
+    kept: Mutex<Kept>,
+}
+
+/// Who has encodings, oldest first, and how many bytes they are together.
+#[derive(Default)]
+struct Kept {
+    queue: VecDeque<(Weak<Object>, usize)>,
+    total: usize,
 }
 
 impl EncodingBudget {
@@ -83,13 +93,12 @@ impl EncodingBudget {
     ) -> Result<Bytes, E> {
         object.encodings().get_or_make(slot, make, |size| {
             let mut kept = self.kept.lock();
-            let (queue, total) = &mut *kept;
-            queue.push_back((Arc::downgrade(object), size));
-            *total += size;
-            while *total > self.limit
-                && let Some((oldest, size)) = queue.pop_front()
+            kept.queue.push_back((Arc::downgrade(object), size));
+            kept.total += size;
+            while kept.total > self.limit
+                && let Some((oldest, size)) = kept.queue.pop_front()
             {
-                *total -= size;
+                kept.total -= size;
                 if let Some(object) = oldest.upgrade() {
                     object.encodings().clear();
                 }

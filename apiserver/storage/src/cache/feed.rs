@@ -21,8 +21,9 @@ use crate::store::{Batch, Change, Error, KeyValue, RangeRequest, Result, Revisio
 
 /// Pages that are being indexed while the next one is fetched.
 const PAGES_AHEAD: usize = 3;
-/// Pause after a failure of the store, which has its own retries and deadlines.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Pause after a failure of the store (which has its own retries and deadlines), doubled with each one in a row.
+const PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the feed stops following.
 enum Stop {
@@ -36,17 +37,17 @@ enum Stop {
 
 /// Loads and follows until the cache is dropped.
 pub(super) async fn run(cache: Weak<Inner>, store: Arc<dyn Store>) {
+    let mut pause = PAUSE;
     while let Some(inner) = cache.upgrade() {
-        match load(&inner, &*store).await {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot load the state of the store");
-                drop(inner);
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        }
+        let loaded = load(&inner, &*store).await;
         drop(inner);
+        if let Err(error) = loaded {
+            tracing::warn!(%error, "cannot load the state of the store");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            continue;
+        }
+        pause = PAUSE;
         if follow(&cache, &*store).await.is_break() {
             return;
         }

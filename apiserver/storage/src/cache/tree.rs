@@ -323,6 +323,7 @@ impl<'a, T> Iterator for Iter<'a, T> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeMap;
 

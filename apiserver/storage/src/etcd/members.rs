@@ -24,7 +24,11 @@ use crate::store::{Error, Result};
 /// A request is answered or fails within this time.
 const DEADLINE: Duration = Duration::from_millis(9_500);
 /// Time for the first attempts; the last one gets what is left. A healthy member answers in milliseconds.
-const ATTEMPTS: [Duration; 3] = [Duration::from_millis(1_500), Duration::from_secs(2), Duration::from_secs(3)];
+const ATTEMPTS: [Duration; 3] = [
+    Duration::from_millis(1_500),
+    Duration::from_secs(2),
+    Duration::from_secs(3),
+];
 /// How long a failed member is asked last.
 const PENALTY: Duration = Duration::from_secs(2);
 /// Pause when all members failed in a row.

@@ -1,4 +1,5 @@
 //! A real three-member etcd on loopback with mutual TLS, in a temporary folder, for one test.
+#![allow(dead_code)]
 
 use std::{
     fs,
