@@ -1,7 +1,5 @@
 //! POST to a collection.
 
-use std::sync::Arc;
-
 use http::Response;
 use serde_json::Value;
 use steersman_admission::Operation;
@@ -43,16 +41,37 @@ pub async fn create(api: &Api, ticket: &Authorized, target: &Target) -> Result<R
 ///
 /// # Errors
 /// 400, 409, 422 and what admission and the store refuse.
-pub async fn object_of(api: &Api, ticket: &Authorized, target: &Target, object: Value, options: &WriteOptions) -> Result<Value, Status> {
-    let generated = object.pointer("/metadata/generateName").and_then(Value::as_str).is_some_and(|base| !base.is_empty())
-        && object.pointer("/metadata/name").and_then(Value::as_str).is_none_or(str::is_empty);
+pub async fn object_of(
+    api: &Api,
+    ticket: &Authorized,
+    target: &Target,
+    object: Value,
+    options: &WriteOptions,
+) -> Result<Value, Status> {
+    let generated = object
+        .pointer("/metadata/generateName")
+        .and_then(Value::as_str)
+        .is_some_and(|base| !base.is_empty())
+        && object
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty);
     let mut attempt = 1;
     loop {
         match once(api, ticket, target, object.clone(), options).await {
             Err(status) if generated && status.reason == "AlreadyExists" => {
                 if attempt == NAME_ATTEMPTS {
-                    let name = status.details.as_ref().map(|details| details.name.clone()).unwrap_or_default();
-                    return Err(Status::generate_name_conflict(target.resource.group(), target.resource.plural(), &name, 1));
+                    let name = status
+                        .details
+                        .as_ref()
+                        .map(|details| details.name.clone())
+                        .unwrap_or_default();
+                    return Err(Status::generate_name_conflict(
+                        target.resource.group(),
+                        target.resource.plural(),
+                        &name,
+                        1,
+                    ));
                 }
                 attempt += 1;
             }
@@ -61,7 +80,13 @@ pub async fn object_of(api: &Api, ticket: &Authorized, target: &Target, object: 
     }
 }
 
-async fn once(api: &Api, ticket: &Authorized, target: &Target, object: Value, options: &WriteOptions) -> Result<Value, Status> {
+async fn once(
+    api: &Api,
+    ticket: &Authorized,
+    target: &Target,
+    object: Value,
+    options: &WriteOptions,
+) -> Result<Value, Status> {
     let resource = &target.resource;
     let call = ticket.call();
     let admission = Admission {
@@ -110,14 +135,26 @@ pub(super) async fn prepare(
     let resource = &target.resource;
     let call = ticket.call();
     call.stage("prepare");
-    let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
+    let version = object
+        .pointer("/metadata/resourceVersion")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if !matches!(version, "" | "0") {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Status::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     let namespace = resource.facts.namespaced.then_some(target.namespace.as_str());
     let uid = uuid::Uuid::new_v4().to_string();
-    meta::prepare_create(resource.kind, &mut object, namespace, &uid, &call.now_text(), rand::random())
-        .map_err(|error| Status::bad_request(error.to_string()))?;
+    meta::prepare_create(
+        resource.kind,
+        &mut object,
+        namespace,
+        &uid,
+        &call.now_text(),
+        rand::random(),
+    )
+    .map_err(|error| Status::bad_request(error.to_string()))?;
     strip(&mut object);
     let reservation = hooks::before_create(api, ticket, resource, &mut object, options.dry_run).await?;
     let checked = check(ticket, target, &mut object);
@@ -139,21 +176,31 @@ fn check(ticket: &Authorized, target: &Target, object: &mut Value) -> Result<(),
     let call = ticket.call();
     (resource.kind.prepare_create)(object, &context(ticket));
     call.stage("validate");
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     let errors = (resource.kind.validate)(object);
     let own = meta::validate_create(object, resource.facts.namespaced, resource.kind.validate_name);
     let errors: Vec<_> = own.into_iter().chain(errors).collect();
     if !errors.is_empty() {
         return Err(Status::invalid(resource.group(), &resource.gvk.kind, &name, &errors));
     }
-    (resource.kind.warnings)(object, None).iter().for_each(|text| call.warn(text));
+    (resource.kind.warnings)(object, None)
+        .iter()
+        .for_each(|text| call.warn(text));
     Ok(())
 }
 
 async fn store(api: &Api, target: &Target, admitted: Admitted) -> Result<Value, Status> {
     let resource = &target.resource;
     let mut object = admitted.into_object();
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     super::get::check_name(&name)?;
     let key = resource.key(&target.namespace, &name);
     let bytes = object::to_stored(resource, &object)?;
@@ -169,7 +216,10 @@ async fn store(api: &Api, target: &Target, admitted: Admitted) -> Result<Value, 
 /// 409; when the one in the way is being deleted, it says so.
 fn exists(api: &Api, resource: &crate::resources::Resource, key: &str, name: &str) -> Status {
     let mut status = Status::already_exists(resource.group(), resource.plural(), name);
-    let dying = api.cache.get(key).and_then(|found| object::value(resource, &found).ok());
+    let dying = api
+        .cache
+        .get(key)
+        .and_then(|found| object::value(resource, &found).ok());
     if dying.is_some_and(|found| found.pointer("/metadata/deletionTimestamp").is_some()) {
         status.message = format!("object is being deleted: {}", status.message);
     }
@@ -179,13 +229,25 @@ fn exists(api: &Api, resource: &crate::resources::Resource, key: &str, name: &st
 /// What a kind's functions may know.
 pub fn context(ticket: &Authorized) -> Context {
     let user = ticket.user();
-    Context { now: ticket.call().now_text(), user: user.name.clone(), groups: user.groups.clone(), uid: user.uid.clone(), extra: user.extra.clone() }
+    Context {
+        now: ticket.call().now_text(),
+        user: user.name.clone(),
+        groups: user.groups.clone(),
+        uid: user.uid.clone(),
+        extra: user.extra.clone(),
+    }
 }
 
 /// Fields of metadata that a client cannot set.
 fn wipe(object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        for key in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        for key in [
+            "creationTimestamp",
+            "uid",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+        ] {
             metadata.remove(key);
         }
     }
@@ -201,7 +263,12 @@ pub(super) fn strip(object: &mut Value) {
 
 /// Removes repeated owner references, with a warning.
 pub(super) fn dedup_owners(call: &crate::call::Call, object: &mut Value, after_admission: bool) {
-    let Some(owners) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else { return };
+    let Some(owners) = object
+        .pointer_mut("/metadata/ownerReferences")
+        .and_then(Value::as_array_mut)
+    else {
+        return;
+    };
     let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
     let mut repeated = Vec::new();
     for owner in owners.drain(..) {
@@ -220,9 +287,4 @@ pub(super) fn dedup_owners(call: &crate::call::Call, object: &mut Value, after_a
         if after_admission { " after mutating admission happens" } else { "" },
         repeated.join(", ")
     ));
-}
-
-/// An object as old value for admission.
-pub(super) fn shared(value: &Value) -> Arc<Value> {
-    Arc::new(value.clone())
 }

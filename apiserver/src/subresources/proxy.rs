@@ -1,0 +1,236 @@
+//! `…/proxy`: any request to a pod, to a service's endpoint, or to a node's kubelet.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Request, Response};
+use serde_json::Value;
+use steersman_auth::Lister;
+use steersman_schema::field::quote;
+use steersman_schema::status::Status;
+
+use crate::api::Api;
+use crate::body::Body;
+use crate::call::{Authorized, Target};
+use crate::kubelet::{Destination, Scheme, forwarded_headers, pass_on};
+
+/// `[scheme:]name[:port]`, as the URL names a backend.
+struct Name<'a> {
+    scheme: &'a str,
+    name: &'a str,
+    port: &'a str,
+}
+
+/// Answers a proxied request.
+///
+/// # Errors
+/// 404 without the object, 503 without an endpoint, 500 when the backend cannot be reached.
+pub async fn serve(
+    api: &Arc<Api>,
+    ticket: &Authorized,
+    target: &Target,
+    headers: HeaderMap,
+    upgrade: bool,
+) -> Result<Response<Body>, Status> {
+    let call = ticket.call();
+    let name = split(&target.name).ok_or_else(|| {
+        Status::bad_request(format!(
+            "invalid {} request {}",
+            target.resource.facts.singular,
+            quote(&target.name)
+        ))
+    })?;
+    let (scheme, host, port) = match target.resource.plural() {
+        "pods" => pod(api, target, &name)?,
+        "services" => service(api, target, &name)?,
+        _ => node(api, &name)?,
+    };
+    let rest = rest_of(call.uri.path());
+    let path = match call.uri.query() {
+        Some(query) => format!("{rest}?{query}"),
+        None => rest,
+    };
+    let mut request = Request::new(call.take_body());
+    *request.method_mut() = call.method.clone();
+    *request.headers_mut() = forwarded_headers(&headers, upgrade);
+    if let Some(length) = call.headers.get(http::header::CONTENT_LENGTH) {
+        request
+            .headers_mut()
+            .insert(http::header::CONTENT_LENGTH, length.clone());
+    }
+    let to = Destination {
+        scheme,
+        host,
+        port,
+        path,
+    };
+    let answer = api
+        .kubelets
+        .send(&to, request)
+        .await
+        .map_err(|status| Status::service_unavailable(status.message))?;
+    Ok(pass_on(answer, call.take_upgrade()))
+}
+
+fn split(text: &str) -> Option<Name<'_>> {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts.as_slice() {
+        [name] if !name.is_empty() => Some(Name {
+            scheme: "",
+            name,
+            port: "",
+        }),
+        [name, port] if !name.is_empty() => Some(Name { scheme: "", name, port }),
+        [scheme @ ("" | "http" | "https"), name, port] if !name.is_empty() => Some(Name { scheme, name, port }),
+        _ => None,
+    }
+}
+
+/// What follows `/proxy` in the path, undecoded, with a leading slash.
+fn rest_of(path: &str) -> String {
+    // …/namespaces/N/pods/NAME/proxy/REST and …/nodes/NAME/proxy/REST: the first `proxy` after a name.
+    let mut seen = 0;
+    let mut at = 0;
+    let segments: Vec<&str> = path.split('/').collect();
+    let named = if segments.get(3) == Some(&"namespaces") { 7 } else { 5 };
+    for segment in &segments {
+        if seen == named {
+            return format!("/{}", path.get(at + segment.len() + 1..).unwrap_or_default());
+        }
+        at += segment.len() + 1;
+        seen += 1;
+    }
+    "/".to_owned()
+}
+
+fn scheme_of(text: &str) -> Scheme {
+    if text == "https" { Scheme::Https } else { Scheme::Http }
+}
+
+fn pod(api: &Api, target: &Target, name: &Name<'_>) -> Result<(Scheme, String, u16), Status> {
+    let found = api
+        .lister
+        .get("", "pods", Some(&target.namespace), name.name)
+        .ok_or_else(|| Status::not_found("", "pods", name.name))?;
+    let ip = found
+        .pointer("/status/podIP")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if ip.is_empty() {
+        return Err(Status::bad_request("address not allowed"));
+    }
+    let port = if name.port.is_empty() {
+        let ports = found
+            .pointer("/spec/containers")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        let first = ports
+            .filter_map(|c| c.pointer("/ports/0/containerPort"))
+            .find_map(Value::as_u64);
+        first.unwrap_or(80).to_string()
+    } else {
+        name.port.to_owned()
+    };
+    let port = port
+        .parse()
+        .map_err(|_| Status::bad_request(format!("invalid port {}", quote(&port))))?;
+    Ok((scheme_of(name.scheme), ip.to_owned(), port))
+}
+
+fn node(api: &Api, name: &Name<'_>) -> Result<(Scheme, String, u16), Status> {
+    let found = api
+        .lister
+        .get("", "nodes", None, name.name)
+        .ok_or_else(|| Status::not_found("", "nodes", name.name))?;
+    let (host, port) = api.kubelets.address(&found)?;
+    if name.port.is_empty() || name.port == port.to_string() {
+        return Ok((Scheme::Kubelet, host, port));
+    }
+    let port = name
+        .port
+        .parse()
+        .map_err(|_| Status::bad_request(format!("invalid port {}", quote(name.port))))?;
+    Ok((scheme_of(name.scheme), host, port))
+}
+
+fn service(api: &Api, target: &Target, name: &Name<'_>) -> Result<(Scheme, String, u16), Status> {
+    let found = api
+        .lister
+        .get("", "services", Some(&target.namespace), name.name)
+        .ok_or_else(|| Status::not_found("", "services", name.name))?;
+    let ports = found
+        .pointer("/spec/ports")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let wanted = if name.port.is_empty() {
+        ports.first()
+    } else {
+        let is = |port: &&Value| port["name"].as_str() == Some(name.port) || port["port"].to_string() == name.port;
+        ports.iter().find(is)
+    };
+    let Some(wanted) = wanted else {
+        return Err(Status::service_unavailable(format!(
+            "no service port {} found for service {}",
+            quote(name.port),
+            quote(name.name)
+        )));
+    };
+    let port_name = wanted["name"].as_str().unwrap_or_default();
+    let slices = api
+        .lister
+        .list("discovery.k8s.io", "endpointslices", Some(&target.namespace));
+    let mut candidates = Vec::new();
+    for slice in slices.iter().filter(|slice| {
+        slice
+            .pointer("/metadata/labels/kubernetes.io~1service-name")
+            .and_then(Value::as_str)
+            == Some(name.name)
+    }) {
+        let ports = slice["ports"].as_array().into_iter().flatten();
+        let Some(port) = ports
+            .filter(|p| p["name"].as_str().unwrap_or_default() == port_name)
+            .find_map(|p| p["port"].as_u64())
+        else {
+            continue;
+        };
+        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+            let ready = endpoint
+                .pointer("/conditions/ready")
+                .and_then(Value::as_bool)
+                .unwrap_or(true);
+            if let Some(address) = endpoint
+                .pointer("/addresses/0")
+                .and_then(Value::as_str)
+                .filter(|_| ready)
+            {
+                candidates.push((address.to_owned(), port));
+            }
+        }
+    }
+    let none = || Status::service_unavailable(format!("no endpoints available for service {}", quote(name.name)));
+    if candidates.is_empty() {
+        return Err(none());
+    }
+    let (host, port) = candidates.swap_remove(rand::random::<u64>() as usize % candidates.len());
+    Ok((scheme_of(name.scheme), host, u16::try_from(port).map_err(|_| none())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_the_path_is_passed_on_as_it_is() {
+        let cases = [
+            ("/api/v1/namespaces/n/pods/a/proxy", "/"),
+            ("/api/v1/namespaces/n/pods/a/proxy/", "/"),
+            ("/api/v1/namespaces/n/pods/a:80/proxy/x/y%20z", "/x/y%20z"),
+            ("/api/v1/nodes/a/proxy/stats/summary", "/stats/summary"),
+            ("/api/v1/namespaces/proxy/pods/proxy/proxy/proxy", "/proxy"),
+        ];
+        for (path, want) in cases {
+            assert_eq!(rest_of(path), want, "{path}");
+        }
+    }
+}
