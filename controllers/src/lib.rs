@@ -1,1 +1,86 @@
-//! steersman-controllers
+//! The cluster's controllers: each turns what is wanted into what is there, one small step at a time.
+//!
+//! Every controller has the same shape: *observe* (read the caches into plain data), *decide* (a pure function of that
+//! data: no clock, no client, no await), *act* (the shared [`act::Executor`] carries the plan out). Each runs with its own
+//! identity and queue; [`ALL`] lists them, one line each. `kube-controller-manager` is [`app::run`] behind a `main`.
+//!
+//! What stays true: a key is reconciled by one worker at a time and only from caches that show the controller's own last
+//! writes ([`own`]); a plan made twice from the same data is the same plan; a second run after an executed plan plans
+//! nothing. What this crate does not do: serve the API, or know where objects are stored.
+
+pub mod act;
+pub mod app;
+pub mod context;
+//pub mod csr;
+pub mod deployment;
+pub mod discovery;
+pub mod endpoints;
+pub mod endpointslice;
+//pub mod garbage;
+pub mod labels;
+pub mod namespace;
+//pub mod node_lifecycle;
+pub mod own;
+pub mod owners;
+pub mod pods;
+pub mod replicaset;
+pub mod root_ca;
+pub mod serviceaccount;
+//pub mod taint_eviction;
+pub mod tokens;
+
+use context::{Context, Controller};
+
+/// Every controller, in the order in which they start: name, short name, service account, on by default, start.
+pub static ALL: &[Controller] = &[
+    //    Controller::new("certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller", csr::approve::start),
+    //    Controller::new("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", csr::sign::start),
+    Controller::new(
+        "deployment-controller",
+        "deployment",
+        "deployment-controller",
+        deployment::start,
+    ),
+    Controller::new(
+        "endpoints-controller",
+        "endpoint",
+        "endpoint-controller",
+        endpoints::start,
+    ),
+    Controller::new(
+        "endpointslice-controller",
+        "endpointslice",
+        "endpointslice-controller",
+        endpointslice::start,
+    ),
+    //    Controller::new("garbage-collector-controller", "garbagecollector", "generic-garbage-collector", garbage::start),
+    Controller::new(
+        "namespace-controller",
+        "namespace",
+        "namespace-controller",
+        namespace::start,
+    ),
+    //    Controller::new("node-lifecycle-controller", "nodelifecycle", "node-controller", node_lifecycle::start),
+    Controller::new(
+        "replicaset-controller",
+        "replicaset",
+        "replicaset-controller",
+        replicaset::start,
+    ),
+    Controller::new(
+        "root-ca-certificate-publisher-controller",
+        "root-ca-cert-publisher",
+        "root-ca-cert-publisher",
+        root_ca::start,
+    ),
+    Controller::new(
+        "serviceaccount-controller",
+        "serviceaccount",
+        "service-account-controller",
+        serviceaccount::start,
+    ),
+    //    Controller::new("taint-eviction-controller", "taint-eviction-controller", "node-controller", taint_eviction::start),
+];
+
+/// What a controller's start gets: see [`Context`].
+pub type Start = fn(Context) -> futures::future::BoxFuture<'static, anyhow::Result<()>>;

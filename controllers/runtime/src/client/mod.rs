@@ -385,6 +385,14 @@ fn decode<T: Typed>(bytes: &[u8]) -> Result<T, ApiError> {
     T::from_slice(bytes).map_err(|e| ApiError::Decode(e.to_string()))
 }
 
+/// The items of a list, as any kind of object that an informer can hold.
+///
+/// # Errors
+/// When the list or an item is not what it should be.
+pub fn decode_items<T: crate::informer::Object>(bytes: &[u8]) -> Result<Vec<T>, ApiError> {
+    decode_list(bytes, T::decode).map(|list| list.items)
+}
+
 /// Decodes a list with any decoder of items; the informers use it for objects of which only the metadata is known.
 pub(crate) fn decode_list<T, E: std::fmt::Display>(
     bytes: &[u8],

@@ -225,6 +225,12 @@ impl<T: Object> Informer<T> {
         self.store.revision()
     }
 
+    /// Follows [`Informer::revision`].
+    #[must_use]
+    pub fn progress(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.store.progress()
+    }
+
     /// Waits until the store has seen `revision` (of an own write to this kind), at most `limit`.
     /// Returns whether it has.
     pub async fn caught_up(&self, revision: u64, limit: Duration) -> bool {

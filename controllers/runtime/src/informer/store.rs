@@ -141,6 +141,10 @@ impl<T: Object> Store<T> {
         *self.revision.borrow()
     }
 
+    pub(super) fn progress(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
     pub(super) async fn caught_up(&self, revision: u64, limit: Duration) -> bool {
         let mut seen = self.revision.subscribe();
         let reached = seen.wait_for(|seen| *seen >= revision);

@@ -1,0 +1,164 @@
+//! The controller manager's flags: upstream's names, each read by something.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{ArgAction, Parser};
+use steersman_runtime::flags::{LeaderFlags, LoggingFlags, ServingFlags, duration};
+
+use crate::context::{Controller, Settings};
+
+/// Upstream's controllers that are not written yet: `--controllers` may name them, so that command lines can be shared.
+pub(super) const ELSEWHERE: &[&str] = &[
+    "bootstrap-signer-controller",
+    "bootstrapsigner",
+    "certificatesigningrequest-cleaner-controller",
+    "csrcleaner",
+    "clusterrole-aggregation-controller",
+    "clusterrole-aggregation",
+    "cronjob-controller",
+    "cronjob",
+    "daemonset-controller",
+    "daemonset",
+    "disruption-controller",
+    "disruption",
+    "endpointslice-mirroring-controller",
+    "endpointslicemirroring",
+    "ephemeral-volume-controller",
+    "ephemeral-volume",
+    "horizontal-pod-autoscaler-controller",
+    "horizontalpodautoscaling",
+    "job-controller",
+    "job",
+    "node-ipam-controller",
+    "nodeipam",
+    "persistent-volume-attach-detach-controller",
+    "persistentvolume-attach-detach-controller",
+    "attachdetach",
+    "persistentvolume-binder-controller",
+    "persistentvolume-binder",
+    "persistentvolume-expander-controller",
+    "persistentvolume-expander",
+    "pod-garbage-collector-controller",
+    "podgc",
+    "replicationcontroller-controller",
+    "replicationcontroller",
+    "resourcequota-controller",
+    "resourcequota",
+    "serviceaccount-token-controller",
+    "serviceaccount-token",
+    "statefulset-controller",
+    "statefulset",
+    "token-cleaner-controller",
+    "tokencleaner",
+    "ttl-after-finished-controller",
+    "ttl-after-finished",
+    "ttl-controller",
+    "ttl",
+];
+
+/// The Kubernetes controller manager runs the control loops that move the cluster's current state towards the desired one.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "kube-controller-manager", version = "v1.36.2")]
+pub struct Flags {
+    /// Path to kubeconfig file with authorization and master location information.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// Controllers to enable: '*' enables all on-by-default ones, 'foo' enables foo, '-foo' disables it.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "*",
+        allow_hyphen_values = true,
+        value_name = "NAMES"
+    )]
+    pub controllers: Vec<String>,
+    /// Use individual service account credentials for each controller.
+    #[arg(long, default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
+    pub use_service_account_credentials: bool,
+    /// File with the CA that is published as kube-root-ca.crt in every namespace.
+    #[arg(long, value_name = "FILE")]
+    pub root_ca_file: Option<PathBuf>,
+    /// File with the CA certificate that signs certificate requests.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// File with the key of --cluster-signing-cert-file.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// The longest life of signed certificates.
+    #[arg(long, default_value = "8760h", value_parser = duration, value_name = "DURATION")]
+    pub cluster_signing_duration: Duration,
+    /// Key for service account tokens kept in Secrets; it must be readable. Nothing mints such tokens yet.
+    #[arg(long, value_name = "FILE")]
+    pub service_account_private_key_file: Option<PathBuf>,
+    /// How often the state of nodes is judged.
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
+    pub node_monitor_period: Duration,
+    /// How long a running node may be silent before it is marked unhealthy.
+    #[arg(long, default_value = "50s", value_parser = duration, value_name = "DURATION")]
+    pub node_monitor_grace_period: Duration,
+    /// How long a starting node may be silent before it is marked unhealthy.
+    #[arg(long, default_value = "1m0s", value_parser = duration, value_name = "DURATION")]
+    pub node_startup_grace_period: Duration,
+    /// CIDR range of pods; of use only with --allocate-node-cidrs.
+    #[arg(long, default_value = "", value_name = "CIDR")]
+    pub cluster_cidr: String,
+    /// CIDR range of services; of use only with --allocate-node-cidrs.
+    #[arg(long, default_value = "", value_name = "CIDR")]
+    pub service_cluster_ip_range: String,
+    /// Assign pod CIDRs to nodes. Only false for now.
+    #[arg(long, default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
+    pub allocate_node_cidrs: bool,
+    /// Directory with flex volume plugins; of use only to the attach-detach controller, which does not exist yet.
+    #[arg(
+        long,
+        default_value = "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/",
+        value_name = "DIR"
+    )]
+    pub flex_volume_plugin_dir: String,
+    #[command(flatten)]
+    pub serving: ServingFlags,
+    #[command(flatten)]
+    pub leader: LeaderFlags,
+    #[command(flatten)]
+    pub logging: LoggingFlags,
+}
+
+impl Flags {
+    /// # Errors
+    /// When a file is missing or a value not supported; one line.
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        if self.allocate_node_cidrs {
+            anyhow::bail!("--allocate-node-cidrs=true is not supported yet: let the CNI plugin assign pod CIDRs");
+        }
+        let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("open {}", path.display()));
+        let root_ca = self
+            .root_ca_file
+            .as_ref()
+            .map(read)
+            .transpose()
+            .context("error reading root-ca-file")?;
+        if let Some(path) = &self.service_account_private_key_file {
+            read(path).context("error reading key for service account token controller")?;
+        }
+        let signing = self
+            .cluster_signing_cert_file
+            .clone()
+            .zip(self.cluster_signing_key_file.clone());
+        Ok(Settings {
+            root_ca,
+            signing,
+            signing_duration: self.cluster_signing_duration,
+            node_monitor_period: self.node_monitor_period,
+            node_monitor_grace: self.node_monitor_grace_period,
+            node_startup_grace: self.node_startup_grace_period,
+        })
+    }
+
+    /// # Errors
+    /// When `--controllers` names one that does not exist.
+    pub(super) fn enabled(&self) -> anyhow::Result<Vec<&'static Controller>> {
+        super::selected(&self.controllers).map_err(anyhow::Error::msg)
+    }
+}

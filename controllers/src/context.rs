@@ -1,0 +1,99 @@
+//! What a controller gets when it starts, and how the program knows it.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steersman_runtime::events::Recorder;
+use steersman_runtime::{Client, Informers, WorkQueue};
+use tokio_util::sync::CancellationToken;
+
+use crate::Start;
+use crate::act::Executor;
+
+/// One line of [`crate::ALL`].
+pub struct Controller {
+    /// Upstream's name, as in `--controllers`.
+    pub name: &'static str,
+    /// Upstream's older name, accepted there as well.
+    pub alias: &'static str,
+    /// In kube-system; whose rights the controller has with `--use-service-account-credentials`.
+    pub service_account: &'static str,
+    pub start: Start,
+}
+
+impl Controller {
+    #[must_use]
+    pub const fn new(name: &'static str, alias: &'static str, service_account: &'static str, start: Start) -> Self {
+        Self {
+            name,
+            alias,
+            service_account,
+            start,
+        }
+    }
+}
+
+/// Settings of single controllers; the flags fill it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--root-ca-file`: content, for kube-root-ca.crt.
+    pub root_ca: Option<String>,
+    /// `--cluster-signing-cert-file` and `--cluster-signing-key-file`.
+    pub signing: Option<(PathBuf, PathBuf)>,
+    /// `--cluster-signing-duration`.
+    pub signing_duration: Duration,
+    /// `--node-monitor-period`.
+    pub node_monitor_period: Duration,
+    /// `--node-monitor-grace-period`.
+    pub node_monitor_grace: Duration,
+    /// `--node-startup-grace-period`.
+    pub node_startup_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            root_ca: None,
+            signing: None,
+            signing_duration: Duration::from_secs(365 * 24 * 3600),
+            node_monitor_period: Duration::from_secs(5),
+            node_monitor_grace: Duration::from_secs(50),
+            node_startup_grace: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Everything a controller may use. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// Shared caches; filled with the program's own identity.
+    pub informers: Informers,
+    /// With this controller's identity.
+    pub client: Client,
+    pub settings: Arc<Settings>,
+    /// Cancelled when the program stops or loses its lease.
+    pub stop: CancellationToken,
+}
+
+impl Context {
+    /// A work queue that ends with the program.
+    #[must_use]
+    pub fn queue<K: Clone + Eq + Hash + Debug + Send + 'static>(&self) -> WorkQueue<K> {
+        let queue = WorkQueue::new();
+        let (stop, stopping) = (self.stop.clone(), queue.clone());
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            stopping.stop();
+        });
+        queue
+    }
+
+    /// An executor that signs its events as `component`.
+    #[must_use]
+    pub fn executor(&self, component: &str) -> Executor {
+        Executor::new(self.client.clone(), Recorder::new(self.client.clone(), component, ""))
+    }
+}

@@ -1,0 +1,80 @@
+//! Facts about pods that several controllers need.
+
+use jiff::{SignedDuration, Timestamp};
+use steersman_types::api::core::v1::{Pod, PodCondition};
+
+/// The condition of a type.
+#[must_use]
+pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    pod.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|c| c.type_ == kind)
+}
+
+#[must_use]
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// Succeeded or failed: it will not run again.
+#[must_use]
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+#[must_use]
+pub fn is_terminating(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Neither finished nor being deleted: counts as a replica.
+#[must_use]
+pub fn is_active(pod: &Pod) -> bool {
+    !is_finished(pod) && !is_terminating(pod)
+}
+
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// When the Ready condition last changed.
+#[must_use]
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    condition(pod, "Ready")
+        .and_then(|c| c.last_transition_time.as_ref())
+        .map(|t| t.0)
+}
+
+/// Ready for at least `min_ready_seconds` at `now`.
+#[must_use]
+pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
+    if !is_ready(pod) {
+        return false;
+    }
+    if min_ready_seconds <= 0 {
+        return true;
+    }
+    let wanted = SignedDuration::from_secs(i64::from(min_ready_seconds));
+    ready_since(pod).is_some_and(|since| now.duration_since(since) >= wanted)
+}
+
+/// The node the pod is bound to; empty before.
+#[must_use]
+pub fn node(pod: &Pod) -> &str {
+    pod.spec
+        .as_ref()
+        .and_then(|s| s.node_name.as_deref())
+        .unwrap_or_default()
+}
+
+/// The highest restart count among its containers.
+#[must_use]
+pub fn restarts(pod: &Pod) -> i32 {
+    let status = pod.status.as_ref();
+    let main = status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten();
+    main.map(|c| c.restart_count).max().unwrap_or(0)
+}
