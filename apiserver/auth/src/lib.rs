@@ -11,7 +11,9 @@
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod impersonate;
 pub mod lister;
+pub mod review;
 pub mod token;
 pub mod user;
 

@@ -9,6 +9,9 @@ pub mod rbac;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use steersman_schema::field::quote;
+use steersman_schema::status::{Status, sanitize};
+
 use crate::user::{MASTERS, User};
 
 /// One requirement of a label or field selector, as the authorizer sees it.
@@ -178,6 +181,33 @@ impl Authorizer for Union {
         all.error = aggregate(errors);
         all
     }
+}
+
+/// The 403 of a request that nobody allowed (upstream: `ForbiddenStatusError`).
+pub fn forbidden(what: &Attributes, reason: &str) -> Status {
+    let user = quote(&what.user.name);
+    let verb = &what.verb;
+    let text = if what.resource_request {
+        let resource = match what.subresource.as_str() {
+            "" => what.resource.clone(),
+            subresource => format!("{}/{subresource}", what.resource),
+        };
+        let place = match what.namespace.as_str() {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace {}", quote(namespace)),
+        };
+        let (resource, group) = (quote(&resource), quote(&what.group));
+        format!("User {user} cannot {verb} resource {resource} in API group {group} {place}")
+    } else {
+        format!("User {user} cannot {verb} path {}", quote(&what.path))
+    };
+    let text = sanitize(&text);
+    let why = if reason.is_empty() {
+        text
+    } else {
+        format!("{text}: {reason}")
+    };
+    Status::forbidden(&what.group, &what.resource, &what.name, &why)
 }
 
 /// Several errors in one text, as upstream's aggregate prints them: one alone, more in brackets, repeated ones once.
