@@ -15,9 +15,15 @@ impl Cluster {
     /// When no cluster is up: a suite without a cluster has failed.
     #[must_use]
     pub fn here() -> Self {
-        let state = std::env::var_os("STEERSMAN_STATE")
-            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cluster"), PathBuf::from);
-        assert!(state.join("admin.kubeconfig").exists(), "no cluster is up in {}: run hack/up first", state.display());
+        let state = std::env::var_os("STEERSMAN_STATE").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cluster"),
+            PathBuf::from,
+        );
+        assert!(
+            state.join("admin.kubeconfig").exists(),
+            "no cluster is up in {}: run hack/up first",
+            state.display()
+        );
         Self { state }
     }
 

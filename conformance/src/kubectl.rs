@@ -47,12 +47,18 @@ impl Output {
 impl Kubectl {
     #[must_use]
     pub fn new(cluster: &Cluster) -> Self {
-        Self { cluster: cluster.clone(), namespace: None }
+        Self {
+            cluster: cluster.clone(),
+            namespace: None,
+        }
     }
 
     #[must_use]
     pub fn in_namespace(&self, namespace: &str) -> Self {
-        Self { cluster: self.cluster.clone(), namespace: Some(namespace.to_owned()) }
+        Self {
+            cluster: self.cluster.clone(),
+            namespace: Some(namespace.to_owned()),
+        }
     }
 
     /// The command, ready to be run or changed. `args` is split at blanks; quote nothing, use [`Self::command_of`] for
@@ -65,7 +71,10 @@ impl Kubectl {
     #[must_use]
     pub fn command_of(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.cluster.tool("kubectl"));
-        command.arg("--kubeconfig").arg(self.cluster.kubeconfig()).arg("--request-timeout=60s");
+        command
+            .arg("--kubeconfig")
+            .arg(self.cluster.kubeconfig())
+            .arg("--request-timeout=60s");
         if let Some(namespace) = &self.namespace {
             command.args(["--namespace", namespace]);
         }
@@ -91,7 +100,10 @@ impl Kubectl {
     #[must_use]
     pub fn run_with(&self, args: &[&str], input: &str) -> Output {
         let mut command = self.command_of(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("kubectl starts");
         let mut stdin = child.stdin.take().expect("standard input is piped");
         let input = input.to_owned();

@@ -25,7 +25,12 @@ pub fn signal(pid: i32, signal: i32) {
     // SAFETY: kill has no memory effects; the pid is one that hack/up wrote.
     #[allow(unsafe_code)]
     let result = unsafe { libc::kill(pid, signal) };
-    assert_eq!(result, 0, "signal {signal} to {pid}: {}", std::io::Error::last_os_error());
+    assert_eq!(
+        result,
+        0,
+        "signal {signal} to {pid}: {}",
+        std::io::Error::last_os_error()
+    );
 }
 
 /// A process that ends with the test.

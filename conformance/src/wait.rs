@@ -15,7 +15,10 @@ pub fn eventually<T, E: Debug>(what: &str, seconds: u64, mut condition: impl FnM
         match condition() {
             Ok(value) => return value,
             Err(seen) => {
-                assert!(Instant::now() < deadline, "{what}: not within {seconds} s; last seen: {seen:?}");
+                assert!(
+                    Instant::now() < deadline,
+                    "{what}: not within {seconds} s; last seen: {seen:?}"
+                );
                 std::thread::sleep(PAUSE);
             }
         }

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 use steersman_conformance::{Cluster, Kubectl, Namespace};
 
 fn create(kubectl: &Kubectl, object: &Value) -> String {
-    kubectl.run_with(&["create", "--validate=false", "-f", "-"], &object.to_string()).refused()
+    kubectl
+        .run_with(&["create", "--validate=false", "-f", "-"], &object.to_string())
+        .refused()
 }
 
 #[test]
@@ -33,7 +35,10 @@ fn unknown_and_duplicate_fields_are_refused_when_validation_is_strict() {
         r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"datta":{"a":"b"}}"#,
     );
     let text = text.refused();
-    assert!(text.contains("strict decoding error: unknown field \"datta\""), "{text}");
+    assert!(
+        text.contains("strict decoding error: unknown field \"datta\""),
+        "{text}"
+    );
     let warned = ns.kubectl.run_with(
         &["create", "--validate=warn", "-f", "-"],
         r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"datta":{"a":"b"}}"#,
@@ -44,14 +49,29 @@ fn unknown_and_duplicate_fields_are_refused_when_validation_is_strict() {
 #[test]
 fn what_is_not_there_or_is_there_already_is_said_in_upstreams_words() {
     let ns = Namespace::new("status");
-    assert_eq!(ns.kubectl.run("get pod ghost").refused().trim(), "Error from server (NotFound): pods \"ghost\" not found");
+    assert_eq!(
+        ns.kubectl.run("get pod ghost").refused().trim(),
+        "Error from server (NotFound): pods \"ghost\" not found"
+    );
     let _ = ns.kubectl.run("create configmap c").ok();
     let again = ns.kubectl.run("create configmap c").refused();
-    assert_eq!(again.trim(), "error: failed to create configmap: configmaps \"c\" already exists");
-    let nowhere = Kubectl::new(&ns.cluster).in_namespace("no-such-namespace").run("create configmap c").refused();
-    assert!(nowhere.contains("namespaces \"no-such-namespace\" not found"), "{nowhere}");
+    assert_eq!(
+        again.trim(),
+        "error: failed to create configmap: configmaps \"c\" already exists"
+    );
+    let nowhere = Kubectl::new(&ns.cluster)
+        .in_namespace("no-such-namespace")
+        .run("create configmap c")
+        .refused();
+    assert!(
+        nowhere.contains("namespaces \"no-such-namespace\" not found"),
+        "{nowhere}"
+    );
     let kept = Kubectl::new(&ns.cluster).run("delete namespace default").refused();
-    assert!(kept.contains("namespaces \"default\" is forbidden: this namespace may not be deleted"), "{kept}");
+    assert!(
+        kept.contains("namespaces \"default\" is forbidden: this namespace may not be deleted"),
+        "{kept}"
+    );
 }
 
 #[test]
@@ -71,7 +91,10 @@ fn a_stale_update_is_a_conflict() {
     let _ = ns.kubectl.run("create configmap c --from-literal=a=1").ok();
     let stale = ns.kubectl.get("configmap c");
     let _ = ns.kubectl.run("label configmap c x=y").ok();
-    let text = ns.kubectl.run_with(&["replace", "-f", "-"], &stale.to_string()).refused();
+    let text = ns
+        .kubectl
+        .run_with(&["replace", "-f", "-"], &stale.to_string())
+        .refused();
     let expected = "Operation cannot be fulfilled on configmaps \"c\": the object has been modified; please apply your changes to the latest version and try again";
     assert!(text.contains(expected), "{text}");
 }
@@ -81,13 +104,32 @@ fn malformed_requests_get_an_answer_of_the_4xx_kind() {
     let cluster = Cluster::here();
     let curl = |arguments: &[&str], input: &str| {
         use std::io::Write;
-        let server = Kubectl::new(&cluster).run("config view --minify -o jsonpath={.clusters[0].cluster.server}").ok();
+        let server = Kubectl::new(&cluster)
+            .run("config view --minify -o jsonpath={.clusters[0].cluster.server}")
+            .ok();
         let mut command = std::process::Command::new("curl");
-        command.args(["-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]).arg(cluster.pki("ca.crt"));
-        command.arg("--cert").arg(cluster.pki("admin.crt")).arg("--key").arg(cluster.pki("admin.key"));
+        command
+            .args([
+                "-sS",
+                "--max-time",
+                "20",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "--cacert",
+            ])
+            .arg(cluster.pki("ca.crt"));
+        command
+            .arg("--cert")
+            .arg(cluster.pki("admin.crt"))
+            .arg("--key")
+            .arg(cluster.pki("admin.key"));
         let (path, rest) = arguments.split_first().expect("a path");
         command.args(rest).arg(format!("{server}{path}"));
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped());
         let mut child = command.spawn().expect("curl");
         let mut stdin = child.stdin.take().expect("piped");
         let input = input.to_owned();
@@ -97,16 +139,40 @@ fn malformed_requests_get_an_answer_of_the_4xx_kind() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let maps = "/api/v1/namespaces/default/configmaps";
-    let json = ["-X", "POST", "-H", "Content-Type: application/json", "--data-binary", "@-"];
+    let json = [
+        "-X",
+        "POST",
+        "-H",
+        "Content-Type: application/json",
+        "--data-binary",
+        "@-",
+    ];
     let post = |content: &str, body: &str| {
-        curl(&[maps, "-X", "POST", "-H", &format!("Content-Type: {content}"), "--data-binary", "@-"], body)
+        curl(
+            &[
+                maps,
+                "-X",
+                "POST",
+                "-H",
+                &format!("Content-Type: {content}"),
+                "--data-binary",
+                "@-",
+            ],
+            body,
+        )
     };
     assert_eq!(post("application/json", "{"), "400");
     assert_eq!(post("application/json", &"[".repeat(100_000)), "400");
     assert_eq!(post("application/yaml", "a: [b"), "400");
     assert_eq!(post("application/vnd.kubernetes.protobuf", "k8s\0\u{7f}\u{7f}"), "400");
     assert_eq!(post("application/x-unheard-of", "{}"), "415");
-    assert_eq!(post("application/json", &format!("{{\"x\":\"{}\"}}", "a".repeat(4 * 1024 * 1024))), "413");
+    assert_eq!(
+        post(
+            "application/json",
+            &format!("{{\"x\":\"{}\"}}", "a".repeat(4 * 1024 * 1024))
+        ),
+        "413"
+    );
     assert_eq!(curl(&[&format!("{maps}?labelSelector=a+in+b")], ""), "400");
     assert_eq!(curl(&[&format!("{maps}?fieldSelector=nothing")], ""), "400");
     assert_eq!(curl(&[&format!("{maps}?limit=many")], ""), "400");
@@ -115,18 +181,41 @@ fn malformed_requests_get_an_answer_of_the_4xx_kind() {
     assert_eq!(curl(&["/api/v1/nothing"], ""), "404");
     assert_eq!(curl(&["/api/v1/pods", "-X", "PUT"], ""), "405");
     assert_eq!(curl(&[maps, "-H", "Accept: image/png"], ""), "406");
-    assert_eq!(curl(&[&[maps][..], &json[..]].concat(), "{\"kind\":\"Pod\",\"apiVersion\":\"v1\"}"), "400");
+    assert_eq!(
+        curl(
+            &[&[maps][..], &json[..]].concat(),
+            "{\"kind\":\"Pod\",\"apiVersion\":\"v1\"}"
+        ),
+        "400"
+    );
     assert_eq!(Kubectl::new(&cluster).run("get --raw /readyz").ok(), "ok");
 }
 
 #[test]
 fn without_credentials_only_the_health_paths_answer() {
     let cluster = Cluster::here();
-    let server = Kubectl::new(&cluster).run("config view --minify -o jsonpath={.clusters[0].cluster.server}").ok();
+    let server = Kubectl::new(&cluster)
+        .run("config view --minify -o jsonpath={.clusters[0].cluster.server}")
+        .ok();
     let code = |path: &str, extra: &[&str]| {
         let mut command = std::process::Command::new("curl");
-        command.args(["-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]).arg(cluster.pki("ca.crt"));
-        let output = command.args(extra).arg(format!("{server}{path}")).output().expect("curl");
+        command
+            .args([
+                "-sS",
+                "--max-time",
+                "20",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "--cacert",
+            ])
+            .arg(cluster.pki("ca.crt"));
+        let output = command
+            .args(extra)
+            .arg(format!("{server}{path}"))
+            .output()
+            .expect("curl");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert_eq!(code("/livez", &[]), "200");

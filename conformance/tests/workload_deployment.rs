@@ -5,12 +5,19 @@ use steersman_conformance::wait::eventually_eq;
 use steersman_conformance::{Namespace, WEB_IMAGE, WEB_IMAGE_2, eventually, manifest};
 
 fn deploy(ns: &Namespace, replicas: u32) {
-    let _ = ns.kubectl.run(&format!("create deployment web --image={WEB_IMAGE} --replicas={replicas}")).ok();
+    let _ = ns
+        .kubectl
+        .run(&format!(
+            "create deployment web --image={WEB_IMAGE} --replicas={replicas}"
+        ))
+        .ok();
     let _ = ns.kubectl.run("rollout status deployment/web --timeout=90s").ok();
 }
 
 fn running(ns: &Namespace) -> usize {
-    ns.kubectl.get("pods -l app=web --field-selector=status.phase=Running")["items"].as_array().map_or(0, Vec::len)
+    ns.kubectl.get("pods -l app=web --field-selector=status.phase=Running")["items"]
+        .as_array()
+        .map_or(0, Vec::len)
 }
 
 #[test]
@@ -18,12 +25,24 @@ fn three_replicas_run_and_are_spread_over_the_nodes() {
     let ns = Namespace::new("spread");
     deploy(&ns, 4);
     let table = ns.kubectl.run("get pods -o wide").ok();
-    let nodes: std::collections::BTreeSet<&str> =
-        table.lines().skip(1).filter_map(|l| l.split_whitespace().find(|w| w.starts_with("node-"))).collect();
+    let nodes: std::collections::BTreeSet<&str> = table
+        .lines()
+        .skip(1)
+        .filter_map(|l| l.split_whitespace().find(|w| w.starts_with("node-")))
+        .collect();
     assert_eq!(nodes.len(), 2, "{table}");
-    assert!(table.lines().skip(1).all(|l| l.contains("1/1") && l.contains("Running")), "{table}");
+    assert!(
+        table
+            .lines()
+            .skip(1)
+            .all(|l| l.contains("1/1") && l.contains("Running")),
+        "{table}"
+    );
     let line = ns.kubectl.run("get deployment web --no-headers").ok();
-    assert_eq!(line.split_whitespace().take(4).collect::<Vec<_>>(), ["web", "4/4", "4", "4"]);
+    assert_eq!(
+        line.split_whitespace().take(4).collect::<Vec<_>>(),
+        ["web", "4/4", "4", "4"]
+    );
 }
 
 #[test]
@@ -33,33 +52,56 @@ fn scaling_up_and_down_reaches_the_wanted_number() {
     let _ = ns.kubectl.run("scale deployment web --replicas=3").ok();
     eventually_eq("three running pods", 60, 3, || running(&ns));
     let _ = ns.kubectl.run("scale deployment web --replicas=0").ok();
-    eventually_eq("no pods", 60, 0, || ns.kubectl.get("pods")["items"].as_array().map_or(0, Vec::len));
-    let events = ns.kubectl.run("get events --field-selector=reason=ScalingReplicaSet").ok();
-    assert!(events.contains("from 0 to 1") && events.contains("from 1 to 3") && events.contains("from 3 to 0"), "{events}");
+    eventually_eq("no pods", 60, 0, || {
+        ns.kubectl.get("pods")["items"].as_array().map_or(0, Vec::len)
+    });
+    let events = ns
+        .kubectl
+        .run("get events --field-selector=reason=ScalingReplicaSet")
+        .ok();
+    assert!(
+        events.contains("from 0 to 1") && events.contains("from 1 to 3") && events.contains("from 3 to 0"),
+        "{events}"
+    );
 }
 
 #[test]
 fn a_new_image_is_rolled_out_recorded_and_undone() {
     let ns = Namespace::new("rollout");
     deploy(&ns, 3);
-    let _ = ns.kubectl.run(&format!("set image deployment/web web={WEB_IMAGE_2}")).ok();
+    let _ = ns
+        .kubectl
+        .run(&format!("set image deployment/web web={WEB_IMAGE_2}"))
+        .ok();
     let status = ns.kubectl.run("rollout status deployment/web --timeout=90s").ok();
     assert!(status.contains("successfully rolled out"), "{status}");
     let images = || {
         let pods = ns.kubectl.get("pods -l app=web");
         let alive = pods["items"].as_array().cloned().unwrap_or_default();
-        let alive = alive.iter().filter(|p| p.pointer("/metadata/deletionTimestamp").is_none());
-        alive.map(|p| p.pointer("/spec/containers/0/image").cloned().unwrap_or_default()).collect::<Vec<_>>()
+        let alive = alive
+            .iter()
+            .filter(|p| p.pointer("/metadata/deletionTimestamp").is_none());
+        alive
+            .map(|p| p.pointer("/spec/containers/0/image").cloned().unwrap_or_default())
+            .collect::<Vec<_>>()
     };
     eventually_eq("all pods have the new image", 60, vec![json!(WEB_IMAGE_2); 3], images);
     let history = ns.kubectl.run("rollout history deployment/web").ok();
-    let revisions: Vec<&str> = history.lines().skip(2).filter_map(|l| l.split_whitespace().next()).collect();
+    let revisions: Vec<&str> = history
+        .lines()
+        .skip(2)
+        .filter_map(|l| l.split_whitespace().next())
+        .collect();
     assert_eq!(revisions, ["1", "2"], "{history}");
     let _ = ns.kubectl.run("rollout undo deployment/web").ok();
     let _ = ns.kubectl.run("rollout status deployment/web --timeout=90s").ok();
     eventually_eq("all pods have the old image", 60, vec![json!(WEB_IMAGE); 3], images);
     let history = ns.kubectl.run("rollout history deployment/web").ok();
-    let revisions: Vec<&str> = history.lines().skip(2).filter_map(|l| l.split_whitespace().next()).collect();
+    let revisions: Vec<&str> = history
+        .lines()
+        .skip(2)
+        .filter_map(|l| l.split_whitespace().next())
+        .collect();
     assert_eq!(revisions, ["2", "3"], "{history}");
 }
 
@@ -80,26 +122,46 @@ fn what_a_deployment_owns_goes_with_it() {
     let ns = Namespace::new("collect");
     deploy(&ns, 2);
     let _ = ns.kubectl.run("delete deployment web --timeout=60s").ok();
-    eventually_eq("nothing is left", 60, String::new(), || ns.kubectl.run("get replicasets,pods -o name").ok());
+    eventually_eq("nothing is left", 60, String::new(), || {
+        ns.kubectl.run("get replicasets,pods -o name").ok()
+    });
 }
 
 #[test]
 fn a_failing_container_restarts_with_back_off_and_tells_how_it_ended() {
     let ns = Namespace::new("crash");
     let _ = ns.kubectl.run_of(&["apply", "-f", &manifest("crash.yaml")]).ok();
-    let status = |pointer: &str| ns.kubectl.field("pod crash", &format!("/status/containerStatuses/0{pointer}"));
+    let status = |pointer: &str| {
+        ns.kubectl
+            .field("pod crash", &format!("/status/containerStatuses/0{pointer}"))
+    };
     eventually("the container has been restarted", 60, || {
         let count = status("/restartCount");
-        if count.as_u64().is_some_and(|n| n >= 1) { Ok(()) } else { Err(count) }
+        if count.as_u64().is_some_and(|n| n >= 1) {
+            Ok(())
+        } else {
+            Err(count)
+        }
     });
     assert_eq!(status("/lastState/terminated/exitCode"), json!(3));
     assert_eq!(status("/lastState/terminated/reason"), json!("Error"));
-    eventually_eq("it waits before the next start", 120, json!("CrashLoopBackOff"), || status("/state/waiting/reason"));
+    eventually_eq("it waits before the next start", 120, json!("CrashLoopBackOff"), || {
+        status("/state/waiting/reason")
+    });
     let message = status("/state/waiting/message");
-    assert!(message.as_str().is_some_and(|m| m.starts_with("back-off ") && m.contains(" restarting failed container=main pod=crash_")), "{message}");
+    assert!(
+        message
+            .as_str()
+            .is_some_and(|m| m.starts_with("back-off ") && m.contains(" restarting failed container=main pod=crash_")),
+        "{message}"
+    );
     eventually("the event that says so", 30, || {
         let events = ns.kubectl.run("get events --field-selector=reason=BackOff").ok();
-        if events.contains("Back-off restarting failed container main in pod crash_") { Ok(()) } else { Err(events) }
+        if events.contains("Back-off restarting failed container main in pod crash_") {
+            Ok(())
+        } else {
+            Err(events)
+        }
     });
     let line = ns.kubectl.run("get pod crash --no-headers").ok();
     assert!(line.contains("CrashLoopBackOff") && line.contains(" ago)"), "{line}");
@@ -113,7 +175,9 @@ fn a_pod_that_fits_nowhere_says_why() {
     ));
     let condition = eventually("the pod is found to fit nowhere", 30, || {
         let conditions = ns.kubectl.field("pod big", "/status/conditions");
-        let found = conditions.as_array().and_then(|c| c.iter().find(|c| c["type"] == "PodScheduled").cloned());
+        let found = conditions
+            .as_array()
+            .and_then(|c| c.iter().find(|c| c["type"] == "PodScheduled").cloned());
         found.ok_or(conditions)
     });
     assert_eq!(condition["reason"], json!("Unschedulable"));
@@ -121,6 +185,10 @@ fn a_pod_that_fits_nowhere_says_why() {
     assert_eq!(condition["message"], json!(expected));
     eventually("the event that says so", 15, || {
         let events: Value = ns.kubectl.get("events --field-selector=reason=FailedScheduling");
-        if events.pointer("/items/0/message") == Some(&json!(expected)) { Ok(()) } else { Err(events) }
+        if events.pointer("/items/0/message") == Some(&json!(expected)) {
+            Ok(())
+        } else {
+            Err(events)
+        }
     });
 }

@@ -15,16 +15,34 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn deploy(ns: &Namespace, replicas: u32) {
-    let _ = ns.kubectl.run(&format!("create deployment web --image={WEB_IMAGE} --replicas={replicas}")).ok();
+    let _ = ns
+        .kubectl
+        .run(&format!(
+            "create deployment web --image={WEB_IMAGE} --replicas={replicas}"
+        ))
+        .ok();
     let _ = ns.kubectl.run("rollout status deployment/web --timeout=90s").ok();
 }
 
 /// Name, container id, restart count and readiness of every pod.
 fn containers(ns: &Namespace) -> Vec<(Value, Value, Value, Value)> {
     let pods = ns.kubectl.get("pods");
-    let status = |p: &Value, field: &str| p.pointer(&format!("/status/containerStatuses/0/{field}")).cloned().unwrap_or_default();
+    let status = |p: &Value, field: &str| {
+        p.pointer(&format!("/status/containerStatuses/0/{field}"))
+            .cloned()
+            .unwrap_or_default()
+    };
     let pods = pods["items"].as_array().cloned().unwrap_or_default();
-    pods.iter().map(|p| (p["metadata"]["name"].clone(), status(p, "containerID"), status(p, "restartCount"), status(p, "ready"))).collect()
+    pods.iter()
+        .map(|p| {
+            (
+                p["metadata"]["name"].clone(),
+                status(p, "containerID"),
+                status(p, "restartCount"),
+                status(p, "ready"),
+            )
+        })
+        .collect()
 }
 
 #[test]
@@ -38,10 +56,16 @@ fn with_any_one_etcd_member_killed_no_request_fails() {
             let _ = ns.kubectl.run(&format!("create configmap {member}-{i}")).ok();
             let _ = ns.kubectl.get(&format!("configmap {member}-{i}"));
         }
-        eventually(&format!("{member} runs again"), 30, || ns.cluster.pid(member).filter(|pid| *pid != old).ok_or(()));
+        eventually(&format!("{member} runs again"), 30, || {
+            ns.cluster.pid(member).filter(|pid| *pid != old).ok_or(())
+        });
         eventually("all members are healthy", 60, || {
             let output = etcdctl(&ns.cluster, &["endpoint", "health"]);
-            if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(String::from_utf8_lossy(&output.stderr).into_owned())
+            }
         });
     }
     let names = ns.kubectl.run("get configmaps -o name").ok();
@@ -51,8 +75,14 @@ fn with_any_one_etcd_member_killed_no_request_fails() {
 fn etcdctl(cluster: &Cluster, args: &[&str]) -> std::process::Output {
     let endpoints = "https://127.0.0.1:2379,https://127.0.0.1:2389,https://127.0.0.1:2399";
     let mut command = std::process::Command::new(cluster.tool("etcdctl"));
-    command.args(["--endpoints", endpoints, "--cacert"]).arg(cluster.pki("etcd-ca.crt"));
-    command.arg("--cert").arg(cluster.pki("apiserver-etcd-client.crt")).arg("--key").arg(cluster.pki("apiserver-etcd-client.key"));
+    command
+        .args(["--endpoints", endpoints, "--cacert"])
+        .arg(cluster.pki("etcd-ca.crt"));
+    command
+        .arg("--cert")
+        .arg(cluster.pki("etcd-client.crt"))
+        .arg("--key")
+        .arg(cluster.pki("etcd-client.key"));
     command.args(args).output().expect("etcdctl")
 }
 
@@ -70,7 +100,11 @@ fn without_quorum_requests_fail_within_ten_seconds_and_work_again_afterwards() {
     assert!(took.as_secs() <= 11, "it took {took:?}: {}", refused.stderr);
     eventually("writes work again", 30, || {
         let output = ns.kubectl.run("create configmap again");
-        if output.code == 0 || output.stderr.contains("already exists") { Ok(()) } else { Err(output.stderr) }
+        if output.code == 0 || output.stderr.contains("already exists") {
+            Ok(())
+        } else {
+            Err(output.stderr)
+        }
     });
 }
 
@@ -102,7 +136,9 @@ fn killed_controllers_and_schedulers_go_on_where_they_were() {
     let _ = ns.kubectl.run("scale deployment web --replicas=4").ok();
     kill_and_wait(&ns.cluster, "kube-scheduler");
     kill_and_wait(&ns.cluster, "kube-controller-manager");
-    eventually_eq("exactly four ready pods", 90, 4, || containers(&ns).iter().filter(|c| c.3 == Value::Bool(true)).count());
+    eventually_eq("exactly four ready pods", 90, 4, || {
+        containers(&ns).iter().filter(|c| c.3 == Value::Bool(true)).count()
+    });
     assert_eq!(containers(&ns).len(), 4);
 }
 
@@ -121,10 +157,16 @@ fn a_killed_agent_restarts_no_container_and_loses_no_readiness() {
         ns.kubectl.apply(&format!(
             r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"probe-{node}"}},"spec":{{"nodeName":"{node}","terminationGracePeriodSeconds":0,"containers":[{{"name":"c","image":"{WEB_IMAGE}"}}]}}}}"#
         ));
-        let _ = ns.kubectl.run(&format!("wait pod/probe-{node} --for=condition=Ready --timeout=60s")).ok();
+        let _ = ns
+            .kubectl
+            .run(&format!("wait pod/probe-{node} --for=condition=Ready --timeout=60s"))
+            .ok();
         let _ = ns.kubectl.run(&format!("delete pod probe-{node} --timeout=60s")).ok();
     }
     assert_eq!(containers(&ns), before);
     let nodes = admin.run("get nodes --no-headers").ok();
-    assert!(nodes.lines().all(|l| l.split_whitespace().nth(1) == Some("Ready")), "{nodes}");
+    assert!(
+        nodes.lines().all(|l| l.split_whitespace().nth(1) == Some("Ready")),
+        "{nodes}"
+    );
 }
