@@ -146,22 +146,19 @@ impl<'a> Writer<'a, '_> {
         depth: usize,
         first: &mut bool,
     ) -> Result<(), ReadError> {
-        match found {
-            None if field.pointer => {
-                if !field.omitempty {
-                    self.key(field.json, first);
-                    self.out.extend_from_slice(b"null");
-                }
-                return Ok(());
+        if found.is_none() && field.pointer {
+            if !field.omitempty {
+                self.key(field.json, first);
+                self.out.extend_from_slice(b"null");
             }
-            _ => {}
+            return Ok(());
         }
         let shape = &field.ty.shape;
-        let zero = match (shape, found) {
-            (Shape::String | Shape::Bytes | Shape::Wrapped(_), None | Some(Found::Bytes([]))) => true,
-            (Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Float64, None | Some(Found::Number(0))) => true,
-            _ => false,
-        };
+        let zero = matches!(
+            (shape, found),
+            (Shape::String | Shape::Bytes | Shape::Wrapped(_), None | Some(Found::Bytes([])))
+                | (Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Float64, None | Some(Found::Number(0)))
+        );
         if zero && field.omitempty && !field.pointer {
             return Ok(());
         }

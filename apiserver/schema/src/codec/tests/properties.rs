@@ -130,3 +130,43 @@ fn yaml_bombs_and_damaged_yaml_are_refused_quickly() {
         drop(decode(MediaType::Yaml, &damaged, None));
     }
 }
+
+#[test]
+fn messages_nested_without_end_are_refused() {
+    /// A tag of a length-delimited field, and the length.
+    fn wrap(number: u8, inner: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut tag = u32::from(number) << 3 | 2;
+        let mut length = u32::try_from(inner.len()).unwrap();
+        for value in [&mut tag, &mut length] {
+            while *value > 0x7f {
+                out.push(u8::try_from(*value & 0x7f).unwrap() | 0x80);
+                *value >>= 7;
+            }
+            out.push(u8::try_from(*value).unwrap());
+        }
+        out.extend_from_slice(inner);
+        out
+    }
+    for (depth, fits) in [(100, true), (5_000, false)] {
+        // spec.versions.schema.openAPIV3Schema, and then `not` in `not`.
+        let schema = (0..depth).fold(Vec::new(), |inner, _| wrap(28, &inner));
+        let crd = wrap(2, &wrap(7, &wrap(4, &wrap(1, &schema))));
+        let mut meta = wrap(1, b"apiextensions.k8s.io/v1");
+        meta.extend(wrap(2, b"CustomResourceDefinition"));
+        let mut body = b"k8s\0".to_vec();
+        body.extend(wrap(1, &meta));
+        body.extend(wrap(2, &crd));
+        assert_eq!(decode(MediaType::Protobuf, &body, None).is_ok(), fits, "{depth}");
+        assert_eq!(protobuf_to_json(&body, &mut Vec::new()).is_ok(), fits, "{depth}");
+        if fits {
+            let value = decode(MediaType::Protobuf, &body, None).unwrap().value;
+            let json = encode(MediaType::Json, &value).unwrap();
+            assert_eq!(decode(MediaType::Json, &json, None).unwrap().value, value);
+            assert!(
+                text(&json).matches("\"not\"").count() >= depth,
+                "nothing was passed over"
+            );
+        }
+    }
+}
