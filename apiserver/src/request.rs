@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Request, Response};
-use steersman_auth::authz::{Attributes, Requirement};
+use steersman_auth::authz::{Attributes, Requirement, forbidden};
 use steersman_auth::{User, authn};
 use steersman_schema::selector::{FieldSelector, LabelSelector, Operator};
-use steersman_schema::status::{Status, sanitize};
+use steersman_schema::status::Status;
 
 use crate::api::Api;
 use crate::body::{Body, RequestBody};
@@ -136,15 +136,12 @@ async fn authenticate(api: &Api, call: Arc<Call>) -> Result<Authenticated, Statu
 fn impersonate(api: &Api, authenticated: Authenticated) -> Result<Authenticated, Status> {
     let call = authenticated.call().clone();
     call.stage("impersonate");
-    let asked = call
-        .headers
-        .keys()
-        .any(|name| name.as_str().starts_with("impersonate-"));
-    if asked {
-        let _ = api;
-        return Err(Status::forbidden("", "", "", "impersonation is not available"));
+    let what = attributes(authenticated.user().clone(), &call.info);
+    let user = steersman_auth::impersonate::apply(&call.headers, &what, api.authorizer.as_ref());
+    match user.map_err(|status| *status)? {
+        Some(user) => Ok(Authenticated::new(call, user)),
+        None => Ok(authenticated),
     }
-    Ok(authenticated)
 }
 
 /// Whether there is room for it.
@@ -267,36 +264,6 @@ fn label_requirements(text: &str) -> Vec<Requirement> {
         })
     };
     selector.requirements().iter().filter_map(one).collect()
-}
-
-/// 403 in upstream's words.
-pub fn forbidden(what: &Attributes, reason: &str) -> Status {
-    let user = &what.user.name;
-    let message = if what.resource_request {
-        let resource = if what.subresource.is_empty() {
-            what.resource.clone()
-        } else {
-            format!("{}/{}", what.resource, what.subresource)
-        };
-        let place = if what.namespace.is_empty() {
-            "at the cluster scope".to_owned()
-        } else {
-            format!("in the namespace {:?}", what.namespace)
-        };
-        format!(
-            "User {user:?} cannot {} resource {resource:?} in API group {:?} {place}",
-            what.verb, what.group
-        )
-    } else {
-        format!("User {user:?} cannot {} path {:?}", what.verb, what.path)
-    };
-    let message = sanitize(&message);
-    let why = if reason.is_empty() {
-        message
-    } else {
-        format!("{message}: {reason}")
-    };
-    Status::forbidden(&what.group, &what.resource, &what.name, &why)
 }
 
 /// How long the request may take; `None`: as long as it likes.
