@@ -73,7 +73,12 @@ impl Pods {
         let assigned = Assigned { pod: pod.clone(), gone };
         let mut running = self.running.lock();
         if let Some(known) = running.get(&uid) {
-            known.assigned.send_replace(assigned);
+            // The echo of the worker's own reports must not wake it: it would try again at once what just failed.
+            known.assigned.send_if_modified(|before| {
+                let matters = gone || concerns_worker(&before.pod, pod);
+                *before = assigned;
+                matters
+            });
             return;
         }
         if gone {
@@ -257,6 +262,35 @@ impl Pods {
         context.volumes.teardown(uid).await.map_err(|e| e.to_string())?;
         context.cgroups.remove_pod(uid).map_err(|e| e.to_string())
     }
+}
+
+/// Does the change concern what the worker does? Everything but the status that it writes itself.
+fn concerns_worker(old: &Pod, new: &Pod) -> bool {
+    let own = [
+        "Ready",
+        "ContainersReady",
+        "Initialized",
+        "PodScheduled",
+        "PodReadyToStartContainers",
+    ];
+    let foreign = |pod: &Pod| {
+        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions
+            .filter(|c| !own.contains(&c.type_.as_str()))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let meta = |pod: &Pod| {
+        let m = &pod.metadata;
+        (
+            m.deletion_timestamp.clone(),
+            m.deletion_grace_period_seconds,
+            m.labels.clone(),
+            m.annotations.clone(),
+            m.generation,
+        )
+    };
+    old.spec != new.spec || meta(old) != meta(new) || foreign(old) != foreign(new)
 }
 
 fn uid_of(labels: &HashMap<String, String>) -> String {

@@ -173,7 +173,7 @@ mod tests {
         lines
             .iter()
             .enumerate()
-            .map(|(i, l)| format!("2026-01-01T00:00:{i:02}Z stdout F {l}\n"))
+            .map(|(i, l)| format!("2026-01-01T00:00:{:02}Z stdout F {l}\n", i % 60))
             .collect()
     }
 

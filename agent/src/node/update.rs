@@ -144,6 +144,7 @@ impl NodeUpdater {
         match self.client.create(&node).await {
             Ok(_) => {
                 tracing::info!(node = %self.name, "Successfully registered node");
+                self.tell(&NodeStatus::default(), &node.status.clone().unwrap_or_default());
                 return Ok(());
             }
             Err(e) if e.is_already_exists() => {}

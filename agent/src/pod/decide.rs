@@ -152,6 +152,7 @@ fn keep_sandbox(pod: &Pod, seen: &PodSeen, plan: &mut PodPlan) {
             } else {
                 // Sidecars alone do not keep a pod alive.
                 plan.start.clear();
+                plan.kill.clear();
                 plan.kill_pod = anything_left(seen);
             }
         }
@@ -390,3 +391,6 @@ fn start(pod: &Pod, c: &Container, kind: Kind, seen: &PodSeen, plan: &mut PodPla
         failed,
     });
 }
+
+#[cfg(test)]
+mod tests;

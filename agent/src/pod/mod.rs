@@ -11,6 +11,8 @@ pub mod seen;
 pub mod start;
 pub mod status;
 pub mod stop;
+#[cfg(test)]
+pub mod testing;
 pub mod worker;
 
 use steersman_types::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};

@@ -63,3 +63,6 @@ fn addresses(pod: &Pod, seen: &PodSeen, old: &PodStatus, new: &mut PodStatus) {
     new.pod_ip = ips.first().cloned();
     new.pod_ips = (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect());
 }
+
+#[cfg(test)]
+mod tests;

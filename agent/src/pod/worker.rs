@@ -581,3 +581,6 @@ fn until(at: Timestamp, now: Timestamp) -> Duration {
     // A little later rather than a little too early.
     Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(10)
 }
+
+#[cfg(test)]
+mod tests;

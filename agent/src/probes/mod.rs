@@ -32,7 +32,7 @@ pub enum Outcome {
     /// Success, with something to tell.
     Warning(String),
     Failure(String),
-    /// The probe itself could not be made; counts as failure.
+    /// The probe itself could not be made: says nothing about the container, does not count.
     Error(String),
 }
 
@@ -201,7 +201,11 @@ impl Task {
             ticks.tick().await;
             let outcome = once(self.runtime.as_ref(), &self.target).await;
             self.report(&outcome);
-            let good = matches!(outcome, Outcome::Success | Outcome::Warning(_));
+            let good = match outcome {
+                Outcome::Success | Outcome::Warning(_) => true,
+                Outcome::Failure(_) => false,
+                Outcome::Error(_) => continue,
+            };
             if let Some(verdict) = counter.count(good)
                 && self.store(verdict)
             {

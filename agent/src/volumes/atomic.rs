@@ -1,6 +1,6 @@
 //! Writes a set of files so that a reader sees all of the old ones or all of the new ones.
 //!
-//! Layout, upstream's: the files lie in a directory `..<time>`, the link `..data` points to it, and each visible name
+//! Layout, upstream's: the files lie in a directory named after the time (`..2026_01_02_15_04_05.123456789`), the link `..data` points to it, and each visible name
 //! links into `..data`. Replacing the link `..data` by rename is the moment of change. A crash leaves at most a stray
 //! directory that the next write removes.
 
@@ -9,6 +9,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
+
+use steersman_types::jiff::Timestamp;
 
 /// One file to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +36,7 @@ const NEW_DATA: &str = "..data_tmp";
 pub fn write(
     dir: &Path,
     payload: &Payload,
-    now_nanos: i128,
+    now: Timestamp,
     finish: impl FnOnce(&Path) -> io::Result<()>,
 ) -> io::Result<bool> {
     for path in payload.keys() {
@@ -50,7 +52,7 @@ pub fn write(
         return Ok(false);
     }
     remove_strays(dir, old.as_deref());
-    let version = PathBuf::from(format!("..{now_nanos}"));
+    let version = PathBuf::from(now.strftime("..%Y_%m_%d_%H_%M_%S.%9f").to_string());
     let new = dir.join(&version);
     fs::create_dir(&new)?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
@@ -149,6 +151,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
     fn payload(files: &[(&str, &str)]) -> Payload {
         let file = |data: &str| FileSpec {
             data: data.into(),
@@ -183,9 +189,12 @@ mod tests {
     fn a_second_identical_write_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let p = payload(&[("a", "1"), ("d/e/f", "2")]);
-        assert!(write(dir.path(), &p, 1, |_| Ok(())).unwrap());
-        assert!(!write(dir.path(), &p, 2, |_| Ok(())).unwrap());
-        assert_eq!(fs::read_link(dir.path().join("..data")).unwrap(), Path::new("..1"));
+        assert!(write(dir.path(), &p, at(1), |_| Ok(())).unwrap());
+        assert!(!write(dir.path(), &p, at(2), |_| Ok(())).unwrap());
+        assert_eq!(
+            fs::read_link(dir.path().join("..data")).unwrap(),
+            Path::new("..1970_01_01_00_00_01.000000000")
+        );
     }
 
     #[test]
@@ -193,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for path in ["../a", "a/../../b", "/a", "..data", ""] {
             assert!(
-                write(dir.path(), &payload(&[(path, "x")]), 1, |_| Ok(())).is_err(),
+                write(dir.path(), &payload(&[(path, "x")]), at(1), |_| Ok(())).is_err(),
                 "{path}"
             );
         }
@@ -202,12 +211,17 @@ mod tests {
     #[test]
     fn a_failed_write_leaves_the_old_files() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &payload(&[("a", "1")]), 1, |_| Ok(())).unwrap();
-        let failed = write(dir.path(), &payload(&[("a", "2")]), 2, |_| Err(io::Error::other("no")));
+        write(dir.path(), &payload(&[("a", "1")]), at(1), |_| Ok(())).unwrap();
+        let failed = write(dir.path(), &payload(&[("a", "2")]), at(2), |_| {
+            Err(io::Error::other("no"))
+        });
         assert!(failed.is_err());
         assert_eq!(seen(dir.path()), BTreeMap::from([("a".to_owned(), "1".to_owned())]));
-        assert!(write(dir.path(), &payload(&[("a", "2")]), 3, |_| Ok(())).unwrap());
-        assert!(!dir.path().join("..2").exists(), "the stray version is removed");
+        assert!(write(dir.path(), &payload(&[("a", "2")]), at(3), |_| Ok(())).unwrap());
+        assert!(
+            !dir.path().join("..1970_01_01_00_00_02.000000000").exists(),
+            "the stray version is removed"
+        );
     }
 
     proptest! {
@@ -224,7 +238,7 @@ mod tests {
                 if clash { continue; }
                 let p: Payload = round.iter()
                     .map(|(k, v)| (k.clone(), FileSpec { data: v.clone().into(), mode: 0o600, user: None })).collect();
-                write(dir.path(), &p, i as i128, |_| Ok(())).unwrap();
+                write(dir.path(), &p, at(i as i64), |_| Ok(())).unwrap();
                 prop_assert_eq!(seen(dir.path()), round.clone());
             }
         }

@@ -146,8 +146,7 @@ impl Volumes {
         let target = path.clone();
         let write = move || -> std::io::Result<()> {
             empty_dir::prepare(&target, in_memory, None)?;
-            let now = Timestamp::now().as_nanosecond();
-            atomic::write(&target, &payload, now, |new| match group {
+            atomic::write(&target, &payload, Timestamp::now(), |new| match group {
                 Some(group) => ownership::apply(new, group, true),
                 None => Ok(()),
             })?;
