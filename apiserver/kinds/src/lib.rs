@@ -18,6 +18,7 @@ pub mod scale;
 pub mod selector;
 pub mod table;
 pub mod view;
+pub mod workload;
 
 pub use kind::{Column, Context, Kind, Scale, Status, Table};
 
@@ -41,17 +42,28 @@ kinds! {
     certificate;
     claim;
     configmap;
+    controllerrevision;
+    cronjob;
+    daemonset;
+    deployment;
+    disruptionbudget;
     endpoints;
     endpointslice;
     event;
+    job;
     lease;
+    limitrange;
     namespace;
     node;
     pod;
     priorityclass;
+    quota;
     rbac;
+    replicaset;
     secret;
+    service;
     serviceaccount;
+    statefulset;
 }
 
 static ALL: LazyLock<Vec<&'static Kind>> = LazyLock::new(|| {

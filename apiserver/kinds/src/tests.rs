@@ -5,7 +5,11 @@ use serde_json::Value;
 use steersman_schema::codec::{MediaType, decode};
 
 fn context() -> Context {
-    Context { now: "2026-01-02T03:04:05Z".into(), user: "u".into(), ..Context::default() }
+    Context {
+        now: "2026-01-02T03:04:05Z".into(),
+        user: "u".into(),
+        ..Context::default()
+    }
 }
 
 /// The kind's example, decoded, with static defaults and its own.
