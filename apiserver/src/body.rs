@@ -9,6 +9,11 @@ use steersman_schema::status::Status;
 /// Upstream's `MaxRequestBodyBytes`: 3 MiB, twice what etcd takes (1.5 MiB), because JSON is larger than protobuf.
 pub const MAX_REQUEST_BYTES: usize = 3 * 1024 * 1024;
 
+/// Bytes of a refused body that are still read.
+const MAX_DRAINED_BYTES: usize = 16 * 1024 * 1024;
+/// How long one piece of a refused body may take.
+const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The body of every response.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// The body of every request once it has left the connection.
@@ -33,8 +38,9 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let too_large = || Status::request_entity_too_large(&format!("limit is {MAX_REQUEST_BYTES}"));
-    if body.size_hint().lower() > MAX_REQUEST_BYTES as u64 {
+    let declared = body.size_hint().lower();
+    if declared > MAX_REQUEST_BYTES as u64 {
+        drain(body, MAX_DRAINED_BYTES).await;
         return Err(too_large());
     }
     let mut whole = BytesMut::new();
@@ -43,6 +49,7 @@ where
         let frame = frame.map_err(|error| Status::bad_request(format!("reading the request body: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + whole.len() + data.len() > MAX_REQUEST_BYTES {
+            drain(body, MAX_DRAINED_BYTES).await;
             return Err(too_large());
         }
         // Most bodies arrive in one frame, which then is the body without a copy.
@@ -54,4 +61,20 @@ where
         }
     }
     Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+fn too_large() -> Status {
+    Status::request_entity_too_large(&format!("limit is {MAX_REQUEST_BYTES}"))
+}
+
+/// Reads on for a while and forgets what it reads: a client that is still sending would not see the refusal otherwise.
+async fn drain<B>(mut body: B, mut left: usize)
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    while left > 0
+        && let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_PATIENCE, body.frame()).await
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len).max(1));
+    }
 }

@@ -36,7 +36,7 @@ pub fn answer(api: &Api, call: &Call, path: &str) -> Result<Response<Body>, Stat
             Discovery::Aggregated(media) => aggregated(resources, core, media, call)?,
             Discovery::Legacy(media) => {
                 let value = if core {
-                    api_versions(&api.external_address)
+                    bare(api_versions(&api.external_address), &call.headers)
                 } else {
                     group_list(resources)
                 };
@@ -46,7 +46,7 @@ pub fn answer(api: &Api, call: &Call, path: &str) -> Result<Response<Body>, Stat
         return Ok(varying(response));
     }
     let value = match parts.as_slice() {
-        ["api", version] if resources.serves("", version) => resource_list(resources, "", version),
+        ["api", version] if resources.serves("", version) => bare(resource_list(resources, "", version), &call.headers),
         ["apis", group]
             if resources
                 .groups()
@@ -61,12 +61,21 @@ pub fn answer(api: &Api, call: &Call, path: &str) -> Result<Response<Body>, Stat
         ["apis", group, version] if !group.is_empty() && resources.serves(group, version) => {
             resource_list(resources, group, version)
         }
-        _ => return Err(Status::no_such_path()),
+        _ => return Ok(respond::page_not_found()),
     };
     let media = match wanted? {
         Discovery::Legacy(media) | Discovery::Aggregated(media) => media,
     };
     respond::object(&output(call, media), 200, &value)
+}
+
+/// The two documents of core say no `apiVersion`, in JSON: they are older than it.
+fn bare(mut value: Value, headers: &http::HeaderMap) -> Value {
+    let json = matches!(negotiate::discovery(headers), Some(Discovery::Legacy(MediaType::Json)));
+    if let Some(object) = value.as_object_mut().filter(|_| json) {
+        object.remove("apiVersion");
+    }
+    value
 }
 
 fn output(call: &Call, media: MediaType) -> Output {

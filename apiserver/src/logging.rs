@@ -1,5 +1,7 @@
 //! Logs go to standard error; `-v` sets how much: 0 info, 1–3 more of ours, 4 and above everything of ours.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::flags::Logs;
@@ -13,6 +15,7 @@ pub fn init(flags: &Logs) {
     };
     let builder = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(EnvFilter::new(level));
     // A second subscriber in one process (tests) is no reason to fail.
     let _ = if flags.logging_format == "json" {

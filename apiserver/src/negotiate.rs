@@ -78,6 +78,20 @@ struct Clause {
     quality: f32,
 }
 
+impl Clause {
+    fn is(&self, kind: &str, subtype: &str) -> bool {
+        (self.kind == kind && (self.subtype == subtype || self.subtype == "*"))
+            || (self.kind == "*" && self.subtype == "*")
+    }
+
+    /// Whether it asks for something else than the object itself.
+    fn converts(&self) -> bool {
+        self.parameters
+            .iter()
+            .any(|(key, _)| matches!(key.as_str(), "as" | "g" | "v"))
+    }
+}
+
 /// The name of a media type on the wire.
 pub fn content_type(media: MediaType) -> &'static str {
     match media {
@@ -103,9 +117,9 @@ pub fn output(headers: &HeaderMap, query: &Query, stream: bool) -> Result<Output
     }
     for clause in clauses(&header) {
         for (media, kind, subtype) in ACCEPTED {
-            let matches = (clause.kind == kind && (clause.subtype == subtype || clause.subtype == "*"))
-                || (clause.kind == "*" && clause.subtype == "*");
-            if matches && let Some((transform, pretty)) = options(&clause, media) {
+            if clause.is(kind, subtype)
+                && let Some((transform, pretty)) = options(&clause, media)
+            {
                 if stream && media == MediaType::Yaml {
                     return Err(Status::not_acceptable(STREAM_TYPES));
                 }
@@ -115,6 +129,22 @@ pub fn output(headers: &HeaderMap, query: &Query, stream: bool) -> Result<Output
                 return Ok(output);
             }
         }
+    }
+    let any = clauses(&header)
+        .iter()
+        .any(|clause| ACCEPTED.iter().any(|(_, kind, subtype)| clause.is(kind, subtype)));
+    if !any {
+        // Upstream's router refuses before the resource is asked.
+        let mut status = Status::new(
+            406,
+            "NotAcceptable",
+            format!(
+                "406: Not Acceptable\n\nAvailable representations: {}",
+                MEDIA_TYPES.join(", ")
+            ),
+        );
+        status.details = Some(Box::default());
+        return Err(status);
     }
     Err(Status::not_acceptable(if stream { STREAM_TYPES } else { MEDIA_TYPES }))
 }
@@ -127,7 +157,7 @@ pub fn output_of_refusal(headers: &HeaderMap, query: &Query) -> Output {
         .find_map(|clause| {
             ACCEPTED
                 .iter()
-                .find(|(_, kind, subtype)| clause.kind == *kind && clause.subtype == *subtype)
+                .find(|(_, kind, subtype)| clause.is(kind, subtype) && !clause.converts())
                 .map(|found| found.0)
         })
         .unwrap_or(MediaType::Json);

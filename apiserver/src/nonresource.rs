@@ -29,7 +29,7 @@ pub async fn serve(api: &Arc<Api>, ticket: &Authorized) -> Result<Response<Body>
         path
     };
     if let Some(response) = health::answer(api, path, &call.query) {
-        return reading(&call.method, response);
+        return Ok(response);
     }
     let response = match trimmed {
         "/" | "" => respond::plain(200, "application/json", pretty(&json!({"paths": index(api)}))),
@@ -49,9 +49,11 @@ pub async fn serve(api: &Arc<Api>, ticket: &Authorized) -> Result<Response<Body>
                 .map(String::as_str)
                 .unwrap_or_default();
             let uri = authentication.service_account_jwks_uri.as_deref();
-            let document = oidc::configuration(issuer, uri, &api.external_address, &api.token_keys)
-                .map_err(|_| Status::no_such_path())?;
-            public(respond::plain(200, "application/json", document.to_string()))
+            let document = oidc::configuration(issuer, uri, &api.external_address, &api.token_keys);
+            match document {
+                Ok(document) => public(respond::plain(200, "application/json", document.to_string())),
+                Err(_) => respond::page_not_found(),
+            }
         }
         other => match other.strip_prefix("/openapi/v3/") {
             Some(rest) => openapi_document(ticket, rest)?,
@@ -137,7 +139,9 @@ fn openapi_index(api: &Api) -> Response<Body> {
 }
 
 fn openapi_document(ticket: &Authorized, path: &str) -> Result<Response<Body>, Status> {
-    let document = openapi::v3(path).ok_or_else(Status::no_such_path)?;
+    let Some(document) = openapi::v3(path) else {
+        return Ok(respond::page_not_found());
+    };
     let gzip = crate::negotiate::accepts_gzip(&ticket.call().headers);
     let mut response = respond::compressed(gzip, 200, "application/json", document.clone());
     if ticket.call().query.get("hash").is_some() {

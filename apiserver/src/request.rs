@@ -77,13 +77,20 @@ async fn stages(api: &Arc<Api>, call: Arc<Call>) -> Result<Response<Body>, Statu
     if !authorized.info().is_resource {
         return nonresource::serve(api, &authorized).await;
     }
-    let target = resolve(api, authorized.info())?;
+    let info = authorized.info();
+    if !api.resources.serves(&info.group, &info.version) {
+        return Ok(respond::page_not_found());
+    }
+    let target = resolve(api, info)?;
     if !target.subresource.is_empty() {
         return subresources::serve(api, &authorized, &target).await;
     }
     let (api_, ticket) = (api.as_ref(), &authorized);
     if !target.resource.has_verb(&authorized.info().verb) && !subresources::reviews::is_review(&target) {
         return Err(Status::method_not_allowed());
+    }
+    if target.resource.is("", "componentstatuses") {
+        return subresources::component_status::serve(api_, ticket, &target);
     }
     match authorized.info().verb.as_str() {
         // read
@@ -192,16 +199,26 @@ fn resolve(api: &Api, info: &RequestInfo) -> Result<Target, Status> {
         .resources
         .find(&info.group, &info.version, &info.resource)
         .ok_or_else(Status::no_such_path)?;
-    let misplaced = if resource.facts.namespaced {
-        // Across namespaces one can only read, except for reviews, which have their own rules.
-        info.namespace.is_empty()
-            && (!info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch")
-                || !matches!(info.verb.as_str(), "list" | "watch"))
+    let (named, verb) = (info.parts.len() > 1, info.verb.as_str());
+    let placed = if resource.facts.namespaced {
+        // Across namespaces there are only collections.
+        !info.namespace.is_empty() || !named
     } else {
-        !info.namespace.is_empty() && !resource.is("", "namespaces")
+        info.namespace.is_empty() || resource.is("", "namespaces")
     };
-    if misplaced || info.parts.iter().any(String::is_empty) {
+    if !placed || info.parts.iter().any(String::is_empty) {
         return Err(Status::no_such_path());
+    }
+    let fits = match verb {
+        _ if !info.subresource.is_empty() => true,
+        "create" => !named,
+        "update" | "patch" | "delete" => named,
+        _ => true,
+    };
+    // Across namespaces one can only read.
+    let reads = matches!(verb, "list" | "watch") || !resource.facts.namespaced || !info.namespace.is_empty();
+    if !fits || !reads {
+        return Err(Status::method_not_allowed());
     }
     Ok(Target::of(resource.clone(), info))
 }

@@ -94,6 +94,11 @@ pub fn text(code: u16, text: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
+/// The answer for paths that nobody serves.
+pub fn page_not_found() -> Response<Body> {
+    text(404, "404 page not found\n")
+}
+
 /// A body that is produced while it is sent.
 pub fn stream(content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);

@@ -31,6 +31,10 @@ pub async fn reconcile(api: &Api) -> Result<(), Status> {
     if api.options.network.endpoint_reconciler_type == "none" {
         return Ok(());
     }
+    if api.advertised.is_loopback() {
+        // Endpoints may not be loopback addresses. Upstream tries, fails and logs, every ten seconds.
+        return Ok(());
+    }
     let own = api.advertised.to_string();
     renew(api, &own).await?;
     let leases = RangeRequest {

@@ -27,10 +27,15 @@ pub fn object(
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let found = Gvk::from_api_version(&text("apiVersion"), &text("kind"));
     if found.kind != wanted.kind || found.group != wanted.group {
+        let package = wanted
+            .group
+            .split('.')
+            .next()
+            .filter(|name| !name.is_empty())
+            .unwrap_or("core");
         let why = format!(
-            "no kind {:?} is registered for version {:?}",
-            found.kind,
-            found.api_version()
+            "converting ({}.{}) to ({package}.{}): unknown conversion",
+            found.version, found.kind, wanted.kind
         );
         return Err(Status::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {why}",

@@ -89,9 +89,18 @@ pub async fn read_options(call: &Call) -> Result<DeleteOptions, Status> {
     let gvk = Gvk::new("meta.k8s.io", "v1", "DeleteOptions");
     let decoded = codec::decode(media, &body, Some(&gvk)).map_err(|error| Status::bad_request(error.to_string()))?;
     if decoded.value.get("kind").and_then(Value::as_str) != Some("DeleteOptions") {
-        return Err(Status::bad_request(
-            "decoded object cannot be converted to DeleteOptions",
-        ));
+        let text = |key: &str| {
+            decoded
+                .value
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let (kind, version) = (text("kind"), text("apiVersion"));
+        let scheme = "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27";
+        let why = format!("no kind {kind:?} is registered for version {version:?} in scheme {scheme:?}");
+        return Err(Status::bad_request(why));
     }
     DeleteOptions::read(Some(&decoded.value), &call.query)
 }

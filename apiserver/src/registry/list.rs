@@ -50,7 +50,7 @@ pub async fn list(api: &Api, ticket: &Authorized, target: &Target) -> Result<Res
     let selected = select(api, target, &options).await?;
     let resource = target.resource.clone();
     match output.transform {
-        Transform::PartialObjectMetadata(_) => return Err(Status::not_acceptable(negotiate::MEDIA_TYPES)),
+        Transform::PartialObjectMetadata(_) => return Err(transform::wrong_shape(&resource, true)),
         Transform::Table(version) => {
             let values = values(&resource, &selected.objects)?;
             let table = transform::table(
@@ -83,6 +83,8 @@ pub async fn select(api: &Api, target: &Target, options: &ListOptions) -> Result
     let resource = &target.resource;
     let refuse = |error| cache_refusal(error, resource, "list");
     let cache = &api.cache;
+    // Upstream's tokens are relative to the collection that is listed.
+    let base = resource.within(&target.namespace);
     let mut after = None;
     let mut limit = options.limit;
     let snapshot = if options.continue_token.is_empty() {
@@ -118,7 +120,7 @@ pub async fn select(api: &Api, target: &Target, options: &ListOptions) -> Result
             ));
         }
         let token = Continue::read(&options.continue_token)?;
-        after = Some(format!("{}{}", resource.prefix, token.after));
+        after = Some(format!("{base}{}", token.after));
         if token.revision < 0 {
             cache.fresh().await.map_err(refuse)?;
             cache.snapshot(&resource.prefix)
@@ -196,9 +198,9 @@ fn pick(
         remaining: None,
     };
     if more && let Some(last) = selected.objects.last() {
-        let last = last.key().strip_prefix(&resource.prefix).unwrap_or_default().to_owned();
+        let last = last.key().strip_prefix(&within).unwrap_or_default().to_owned();
         if options.selects_all() {
-            selected.remaining = Some(snapshot.count(&within, Some(&format!("{}{last}", resource.prefix))));
+            selected.remaining = Some(snapshot.count(&within, Some(&format!("{within}{last}"))));
         }
         selected.continue_token = Continue {
             revision: snapshot.revision(),
@@ -473,7 +475,7 @@ struct Continue {
 
 impl Continue {
     fn write(&self) -> String {
-        let token = json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": format!("{}\0", self.after)});
+        let token = json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": format!("/{}\0", self.after)});
         URL_SAFE_NO_PAD.encode(token.to_string())
     }
 

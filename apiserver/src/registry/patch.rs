@@ -98,7 +98,12 @@ fn media_type(call: &Call) -> Result<Kind, Status> {
         JSON_PATCH => Ok(Kind::Json),
         MERGE_PATCH => Ok(Kind::Merge),
         STRATEGIC_PATCH => Ok(Kind::Strategic),
-        _ => Err(Status::unsupported_media_type(ACCEPTED)),
+        // Upstream's router refuses before the resource is asked.
+        _ => {
+            let mut status = Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+            status.details = Some(Box::default());
+            Err(status)
+        }
     }
 }
 

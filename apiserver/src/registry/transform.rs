@@ -6,7 +6,7 @@ use steersman_schema::field::{FieldError, Path};
 use steersman_schema::status::Status;
 
 use super::object::partial;
-use crate::negotiate::{self, MetaVersion, Output, Transform};
+use crate::negotiate::{MetaVersion, Output, Transform};
 use crate::query::Query;
 use crate::resources::Resource;
 
@@ -51,13 +51,35 @@ pub fn object(
     match output.transform {
         Transform::None => Ok(value),
         Transform::PartialObjectMetadata(version) => Ok(partial(value, version.api_version())),
-        Transform::PartialObjectMetadataList(_) => Err(Status::not_acceptable(negotiate::MEDIA_TYPES)),
+        Transform::PartialObjectMetadataList(_) => Err(wrong_shape(resource, false)),
         Transform::Table(version) => {
             let version_of_object = value.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
             let metadata = json!({"resourceVersion": version_of_object});
             table(resource, metadata, vec![value], version, query, now, true)
         }
     }
+}
+
+/// 406: a list's form for one object, or the other way round.
+pub fn wrong_shape(resource: &Resource, is_list: bool) -> Status {
+    let package = resource
+        .group()
+        .split('.')
+        .next()
+        .filter(|name| !name.is_empty())
+        .unwrap_or("core");
+    let message = if is_list {
+        format!(
+            "you requested PartialObjectMetadata, but the requested object is a list (*{package}.{})",
+            resource.list_kind
+        )
+    } else {
+        format!(
+            "you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{})",
+            resource.gvk.kind
+        )
+    };
+    Status::new(406, "NotAcceptable", message)
 }
 
 /// A Table of objects. `metadata` is the list's.

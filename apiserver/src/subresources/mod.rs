@@ -2,6 +2,7 @@
 //! kind lists in `updates`) are the registry's own verbs.
 
 pub mod binding;
+pub mod component_status;
 pub mod eviction;
 pub mod node_streams;
 pub mod proxy;
