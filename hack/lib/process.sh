@@ -48,7 +48,7 @@ start() {
   rm -f "$RUN/$name.pid"
   echo "$wanted" >"$RUN/$name.cmd"
   # A clean environment: a proxy setting of the user's shell, for one, would reroute the components' requests.
-  setsid env -i PATH="$PATH" HOME=/root RUST_LOG="${RUST_LOG:-}" RUST_BACKTRACE=1 \
+  setsid env -i PATH="$PATH" HOME=/root RUST_BACKTRACE=1 ${RUST_LOG:+"RUST_LOG=$RUST_LOG"} \
     "${prefix[@]}" "$HACK/lib/supervise" "$name" "$RUN" "$LOGS/$name.log" "$@" 9>&- </dev/null >/dev/null 2>&1 &
   # shellcheck disable=SC2034
   CHANGED=1

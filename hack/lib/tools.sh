@@ -53,12 +53,13 @@ own() {
   at_least "$2" "${version#v}" && echo "$path"
 }
 
-# Prints a sources file for sid, made from the host's entry for its own release: both the deb822 and the one-line format.
+# sid_sources FILE [APT_FOLDER]: prints the name (FILE with its extension) of a sources file for sid, made from the host's
+# entry for its own release: both the deb822 and the one-line format.
 sid_sources() {
-  local codename file
+  local codename file apt=${2:-/etc/apt}
   codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
   [ -n "$codename" ] || return 1
-  for file in /etc/apt/sources.list.d/*.sources; do
+  for file in "$apt"/sources.list.d/*.sources; do
     [ -e "$file" ] || continue
     awk -v suite="$codename" '
       function flush(  i, n, suites, hit, off) {
@@ -76,12 +77,12 @@ sid_sources() {
       END { if (!found) flush(); exit !found }' "$file" >"$1.sources" && { echo "$1.sources"; return; }
     rm -f "$1.sources"
   done
-  for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+  for file in "$apt"/sources.list "$apt"/sources.list.d/*.list; do
     [ -e "$file" ] || continue
     awk -v suite="$codename" '
       $1 == "deb" { at = 2; options = ""
         if ($2 ~ /^\[/) { do { options = options $at " " } while ($at !~ /\]$/ && at++ < NF); at++ }
-        if ($(at + 1) == suite) { print "deb " options $at " sid main"; found = 1; exit } }
+        if ($at !~ /^cdrom:/ && $(at + 1) == suite) { print "deb " options $at " sid main"; found = 1; exit } }
       END { exit !found }' "$file" >"$1.list" && { echo "$1.list"; return; }
     rm -f "$1.list"
   done

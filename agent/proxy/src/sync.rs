@@ -169,7 +169,10 @@ impl Sync {
                 Ok(()) => {
                     self.metrics.synced(everything, started.elapsed(), now());
                     self.health.synced(now());
-                    everything = false;
+                    if std::mem::take(&mut everything) {
+                        let took = started.elapsed().as_secs_f64();
+                        info!(services = self.sources.services.len(), node = ?self.node.addresses, seconds = took, "All rules written");
+                    }
                     self.min_period.saturating_sub(started.elapsed())
                 }
                 Err(error) => {

@@ -265,3 +265,54 @@ fn connections_reach_an_endpoint_by_cluster_ip_and_by_node_port_and_are_refused_
     assert_eq!(ask("10.232.0.5:80"), refused);
     assert_eq!(ask("198.18.30.11:30080"), refused);
 }
+
+/// Not a test but a measurement: `cargo nextest run --release -p steersman-proxy --run-ignored only --no-capture`.
+#[test]
+#[ignore = "a measurement"]
+fn how_long_a_quarter_of_a_million_endpoints_take() {
+    let Some(namespace) = Namespace::new() else { return };
+    let (services, endpoints) = (5_000u32, 50u32);
+    let build = |i: u32, endpoints: u32| {
+        let name = format!("s{i}");
+        let service = service(
+            &name,
+            json!({"clusterIP": format!("10.232.{}.{}", i / 250, i % 250), "ports": [{"port": 80, "protocol": "TCP"}]}),
+        );
+        let addresses: Vec<String> = (0..endpoints)
+            .map(|e| format!("10.{}.{}.{}", 100 + i / 250, i % 250, e))
+            .collect();
+        let endpoints: Vec<_> = addresses
+            .iter()
+            .map(|a| (a.as_str(), "node-2", true, true, false))
+            .collect();
+        let slices = [slice(
+            &name,
+            json!({"name": "", "port": 8080, "protocol": "TCP"}),
+            &endpoints,
+        )];
+        (
+            ("ns".to_owned(), name),
+            Some(fragment(&service, &slices, Family::V4, &node(), &settings())),
+        )
+    };
+    let changes: Vec<_> = (0..services).map(|i| build(i, endpoints)).collect();
+    let mut table = Table::new(Family::V4);
+    let started = std::time::Instant::now();
+    let _ = table.replace(changes);
+    namespace.nft(
+        Family::V4,
+        &table.rebuild(base::commands(Family::V4, &node(), &settings())),
+    );
+    eprintln!(
+        "{} endpoints from nothing: {:?}",
+        services * endpoints,
+        started.elapsed()
+    );
+    for round in 1..=3 {
+        let change = build(7, endpoints - round);
+        let started = std::time::Instant::now();
+        let transaction = table.replace(vec![change]);
+        namespace.nft(Family::V4, &transaction.apply);
+        eprintln!("one endpoint less: {:?}", started.elapsed());
+    }
+}
