@@ -40,18 +40,23 @@ impl fmt::Debug for Indexed {
     }
 }
 
-/// A small sorted map of strings: labels or field values.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pairs(Box<[(Box<str>, Box<str>)]>);
+/// A small map of strings in one piece of memory: labels or field values. Made for a handful of entries: looking one up
+/// walks over them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Pairs(
+    /// For each name and value in turn, sorted by name: its length (LEB128), its bytes.
+    Box<[u8]>,
+);
 
 impl Pairs {
     pub fn get(&self, name: &str) -> Option<&str> {
-        let at = self.0.binary_search_by(|(k, _)| k.as_ref().cmp(name)).ok()?;
-        self.0.get(at).map(|(_, v)| v.as_ref())
+        self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
+    /// In the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(k, v)| (k.as_ref(), v.as_ref()))
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || Some((take_text(&mut rest)?, take_text(&mut rest)?)))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -59,17 +64,55 @@ impl Pairs {
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.iter().count()
     }
 }
 
-impl<K: Into<Box<str>>, V: Into<Box<str>>> FromIterator<(K, V)> for Pairs {
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let mut len = text.len();
+    while len >= 0x80 {
+        out.push((len & 0x7f) as u8 | 0x80);
+        len >>= 7;
+    }
+    out.push(len as u8);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let mut len = 0;
+    let mut shift = 0;
+    loop {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        len |= usize::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let (text, after) = rest.split_at_checked(len)?;
+    *rest = after;
+    std::str::from_utf8(text).ok()
+}
+
+impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Pairs {
     /// Of a name given twice, the first value stays.
     fn from_iter<T: IntoIterator<Item = (K, V)>>(iter: T) -> Self {
-        let mut pairs: Vec<(Box<str>, Box<str>)> = iter.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        pairs.sort_by(|a, b| a.0.cmp(&b.0));
-        pairs.dedup_by(|later, first| later.0 == first.0);
-        Pairs(pairs.into_boxed_slice())
+        let mut pairs: Vec<(K, V)> = iter.into_iter().collect();
+        pairs.sort_by(|a, b| a.0.as_ref().cmp(b.0.as_ref()));
+        pairs.dedup_by(|later, first| later.0.as_ref() == first.0.as_ref());
+        let mut out = Vec::new();
+        for (name, value) in &pairs {
+            put_text(&mut out, name.as_ref());
+            put_text(&mut out, value.as_ref());
+        }
+        Pairs(out.into_boxed_slice())
+    }
+}
+
+impl fmt::Debug for Pairs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -94,7 +137,11 @@ impl Object {
         lease: i64,
     ) -> Self {
         let (index, broken) = match indexer.index(&key, value, mod_revision) {
-            Ok(index) => (index, None),
+            Ok(index) => {
+                // Exactly as large as it must be, whatever buffer the indexer used.
+                let stored = Bytes::copy_from_slice(&index.stored);
+                (Indexed { stored, ..index }, None)
+            }
             Err(why) => {
                 tracing::warn!(key = &*key, revision = mod_revision, error = %why, "stored object cannot be decoded");
                 (
@@ -197,5 +244,22 @@ impl fmt::Debug for Object {
 impl Keyed for Arc<Object> {
     fn key(&self) -> &Arc<str> {
         &self.key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_keep_any_text_sorted_and_the_first_of_a_name() {
+        let long = "x".repeat(70_000);
+        let pairs = Pairs::from_iter([("b", &*long), ("a\0", "\0"), ("", ""), ("b", "second")]);
+        assert_eq!(
+            pairs.iter().collect::<Vec<_>>(),
+            [("", ""), ("a\0", "\0"), ("b", &*long)]
+        );
+        assert_eq!((pairs.get("b"), pairs.get("c"), pairs.len()), (Some(&*long), None, 3));
+        assert!(Pairs::default().is_empty() && Pairs::default().get("").is_none());
     }
 }
