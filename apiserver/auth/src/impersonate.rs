@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use steersman_schema::field::quote;
 use steersman_schema::status::Status;
 
 use crate::authn::unescape;
-use crate::authz::rbac::quoted;
 use crate::authz::{Attributes, Authorizer, forbidden};
 use crate::user::{
     ANONYMOUS, AUTHENTICATED, MASTERS, NODE_NAME, NODE_PREFIX, NODES, SERVICE_ACCOUNTS, SERVICE_ACCOUNTS_PREFIX,
@@ -78,11 +78,18 @@ fn requested(headers: &HeaderMap) -> Result<Option<UserInfo>, Box<Status>> {
     if wanted == UserInfo::default() {
         return Ok(None);
     }
-    let (groups, extra) = (quoted(&wanted.groups), serde_json::json!(wanted.extra));
-    let shown = format!("uid={:?} groups={groups} extra={extra}", wanted.uid);
-    Err(Box::new(Status::bad_request(format!(
-        "requested {shown} without impersonating a user name"
-    ))))
+    let text = format!("requested {} without impersonating a user name", shown(&wanted));
+    Err(Box::new(Status::bad_request(text)))
+}
+
+/// A user as Go's `%#v` prints it.
+fn shown(user: &UserInfo) -> String {
+    let list = |list: &[String]| format!("[]string{{{}}}", list.iter().map(|s| quote(s)).collect::<Vec<_>>().join(", "));
+    let groups = if user.groups.is_empty() { "[]string(nil)".into() } else { list(&user.groups) };
+    let pairs: Vec<String> = user.extra.iter().map(|(key, values)| format!("{}:{}", quote(key), list(values))).collect();
+    let extra = if pairs.is_empty() { "(nil)".into() } else { format!("{{{}}}", pairs.join(", ")) };
+    let (name, uid) = (quote(&user.name), quote(&user.uid));
+    format!("&user.DefaultInfo{{Name:{name}, UID:{uid}, Groups:{groups}, Extra:map[string][]string{extra}}}")
 }
 
 /// One way to be allowed.
@@ -268,7 +275,7 @@ fn fault_of_extra(key: &str, values: &[String]) -> Option<String> {
         Some("impersonating the empty string key in extra is not allowed".into())
     } else if domain.is_none() {
         let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-        let shown = steersman_schema::field::quote(key);
+        let shown = quote(key);
         Some(format!(
             "impersonating an invalid key in extra is not allowed: extra.key: Invalid value: {shown}: {detail}"
         ))
@@ -408,7 +415,9 @@ mod tests {
     #[test]
     fn groups_without_a_user_are_a_bad_request() {
         let refused = as_whom(&[("impersonate-group", "system:masters")], UserInfo::named("bob"), &[]);
-        assert!(refused.is_err_and(|e| e.ends_with("without impersonating a user name")));
+        let want = "requested &user.DefaultInfo{Name:\"\", UID:\"\", Groups:[]string{\"system:masters\"}, \
+                    Extra:map[string][]string(nil)} without impersonating a user name";
+        assert_eq!(refused, Err(want.into()));
     }
 
     #[test]

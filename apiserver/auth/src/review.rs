@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, quote};
 use steersman_schema::selector::{FieldSelector, LabelSelector, Operator};
 use steersman_schema::status::Status;
 
@@ -43,7 +43,7 @@ pub fn local_subject_access(review: Value, namespace: &str, authorizer: &dyn Aut
     }
     if let Some(other) = review.pointer("/spec/nonResourceAttributes").filter(|v| v.is_object()) {
         let path = Path::new("spec.nonResourceAttributes");
-        errors.push(FieldError::invalid(&path, other, "disallowed on this kind of request"));
+        errors.push(FieldError::invalid(&path, shown_path(other), "disallowed on this kind of request"));
     }
     refuse(errors)?;
     if namespace.is_empty() {
@@ -143,6 +143,12 @@ pub fn self_subject(user: &User, now: Timestamp) -> Value {
     })
 }
 
+/// Non-resource attributes as upstream prints them: a struct without JSON names.
+fn shown_path(attributes: &Value) -> BadValue {
+    let [path, verb] = ["/path", "/verb"].map(|field| quote(text(attributes, field)));
+    BadValue::Raw(format!("{{\"Path\":{path},\"Verb\":{verb}}}"))
+}
+
 fn refuse(errors: FieldErrors) -> Result<(), Box<Status>> {
     // Upstream fills in the kind of an object that has lost it: the message starts with the group alone.
     if errors.is_empty() {
@@ -159,7 +165,7 @@ fn faults(review: &Value, names_subject: bool, metadata: &[&str], must: &str) ->
     match (part("resourceAttributes"), part("nonResourceAttributes")) {
         (Some(_), Some(other)) => errors.push(FieldError::invalid(
             &spec.child("nonResourceAttributes"),
-            other,
+            shown_path(other),
             "cannot be specified in combination with resourceAttributes",
         )),
         (None, None) => errors.push(FieldError::invalid(

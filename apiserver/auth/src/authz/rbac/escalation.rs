@@ -67,7 +67,8 @@ pub fn check(
         }
         let namespace = (kind == "Role").then_some(write.namespace);
         let found = objects.get(GROUP, plural, namespace, role);
-        let found = found.ok_or_else(|| Box::new(Status::not_found(GROUP, plural, role)))?;
+        // Upstream calls what is missing by the resource of the request, not by its own.
+        let found = found.ok_or_else(|| Box::new(Status::not_found(GROUP, write.plural, role)))?;
         return confirm(write, rbac, &rules_of(&found)).map_err(|why| forbidden(&why));
     }
     if allowed(

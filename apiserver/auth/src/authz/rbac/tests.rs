@@ -239,7 +239,7 @@ fn granting_what_one_does_not_hold_is_refused_with_the_list_of_it() {
     let missing = outcome("clusterrolebindings", "", &bind("absent"), None, &alice);
     assert_eq!(
         missing,
-        Err(r#"clusterroles.rbac.authorization.k8s.io "absent" not found"#.into())
+        Err(r#"clusterrolebindings.rbac.authorization.k8s.io "absent" not found"#.into())
     );
     let mut gathers = role("", "g", json!([]));
     gathers["aggregationRule"] = json!({"clusterRoleSelectors": [{}]});
