@@ -84,10 +84,27 @@ fn requested(headers: &HeaderMap) -> Result<Option<UserInfo>, Box<Status>> {
 
 /// A user as Go's `%#v` prints it.
 fn shown(user: &UserInfo) -> String {
-    let list = |list: &[String]| format!("[]string{{{}}}", list.iter().map(|s| quote(s)).collect::<Vec<_>>().join(", "));
-    let groups = if user.groups.is_empty() { "[]string(nil)".into() } else { list(&user.groups) };
-    let pairs: Vec<String> = user.extra.iter().map(|(key, values)| format!("{}:{}", quote(key), list(values))).collect();
-    let extra = if pairs.is_empty() { "(nil)".into() } else { format!("{{{}}}", pairs.join(", ")) };
+    let list = |list: &[String]| {
+        format!(
+            "[]string{{{}}}",
+            list.iter().map(|s| quote(s)).collect::<Vec<_>>().join(", ")
+        )
+    };
+    let groups = if user.groups.is_empty() {
+        "[]string(nil)".into()
+    } else {
+        list(&user.groups)
+    };
+    let pairs: Vec<String> = user
+        .extra
+        .iter()
+        .map(|(key, values)| format!("{}:{}", quote(key), list(values)))
+        .collect();
+    let extra = if pairs.is_empty() {
+        "(nil)".into()
+    } else {
+        format!("{{{}}}", pairs.join(", "))
+    };
     let (name, uid) = (quote(&user.name), quote(&user.uid));
     format!("&user.DefaultInfo{{Name:{name}, UID:{uid}, Groups:{groups}, Extra:map[string][]string{extra}}}")
 }

@@ -43,7 +43,11 @@ pub fn local_subject_access(review: Value, namespace: &str, authorizer: &dyn Aut
     }
     if let Some(other) = review.pointer("/spec/nonResourceAttributes").filter(|v| v.is_object()) {
         let path = Path::new("spec.nonResourceAttributes");
-        errors.push(FieldError::invalid(&path, shown_path(other), "disallowed on this kind of request"));
+        errors.push(FieldError::invalid(
+            &path,
+            shown_path(other),
+            "disallowed on this kind of request",
+        ));
     }
     refuse(errors)?;
     if namespace.is_empty() {

@@ -150,7 +150,12 @@ impl Authenticator {
             }
         }
         match self.certificate(peer, now) {
-            Ok(Some(user)) => return Ok(self.any_audience(user)),
+            Ok(Some(user)) => {
+                return Ok(Authentication {
+                    user,
+                    audiences: self.config.api_audiences.clone(),
+                });
+            }
             Ok(None) => {}
             Err(why) => faults.push(Unauthorized::new(why)),
         }
@@ -235,7 +240,7 @@ impl Authenticator {
         self.config.tokens.is_some() || self.config.service_accounts.is_some() || self.config.bootstrap_tokens
     }
 
-    fn certificate(&self, peer: &Peer, now: Timestamp) -> Result<Option<UserInfo>, String> {
+    fn certificate(&self, peer: &Peer, now: Timestamp) -> Result<Option<User>, String> {
         let Some(pool) = self.config.client_ca.as_ref().filter(|_| !peer.is_none()) else {
             return Ok(None);
         };

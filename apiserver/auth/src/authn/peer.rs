@@ -6,7 +6,7 @@
 //! and not a broken connection, and so that a certificate expires on a connection that stays open. A chain's check is kept
 //! per connection for [`KEPT_SECONDS`], as it costs 100 µs and a connection sends thousands of requests.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
@@ -18,7 +18,7 @@ use x509_parser::oid_registry;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::user::{CREDENTIAL_ID, UserInfo};
+use crate::user::{CREDENTIAL_ID, User, UserInfo};
 
 /// How long a successful check of a chain is believed.
 const KEPT_SECONDS: i64 = 60;
@@ -31,6 +31,8 @@ pub struct Peer {
     chain: Vec<CertificateDer<'static>>,
     /// Successful checks, one per pool.
     checked: Mutex<Vec<Checked>>,
+    /// What the certificate says, read once: thousands of requests ask.
+    user: OnceLock<Result<Option<User>, String>>,
 }
 
 struct Checked {
@@ -45,7 +47,7 @@ impl Peer {
         let chain = chain.iter().take(MAX_CHAIN).map(|c| c.clone().into_owned()).collect();
         Self {
             chain,
-            checked: Mutex::default(),
+            ..Self::default()
         }
     }
 
@@ -83,15 +85,19 @@ impl Peer {
         Ok(())
     }
 
-    /// The subject's user: common name, organizations, uid. `None` when there is no common name.
+    /// The subject's user: common name, organizations and uid, with `system:authenticated`. `None` when there is no
+    /// common name.
     ///
     /// # Errors
     /// When the certificate cannot be read, or its uid attributes are not one non-empty string.
-    pub(crate) fn user(&self) -> Result<Option<UserInfo>, String> {
-        let Some(leaf) = self.chain.first() else {
-            return Ok(None);
+    pub(crate) fn user(&self) -> Result<Option<User>, String> {
+        let read = || {
+            let Some(leaf) = self.chain.first() else {
+                return Ok(None);
+            };
+            Ok(user_of(leaf)?.map(|user| Arc::new(user.with_authenticated_group())))
         };
-        user_of(leaf)
+        self.user.get_or_init(read).clone()
     }
 
     /// The subject's common name, empty when there is none.
@@ -116,7 +122,7 @@ fn last_common_name(certificate: &X509Certificate<'_>) -> Option<String> {
 }
 
 /// The user that a certificate's subject names, see [`Peer::user`]. Does not check who signed it.
-pub(crate) fn user_of(leaf: &[u8]) -> Result<Option<UserInfo>, String> {
+fn user_of(leaf: &[u8]) -> Result<Option<UserInfo>, String> {
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| format!("x509: malformed certificate: {e}"))?;
     let name = last_common_name(&certificate).unwrap_or_default();
     if name.is_empty() {
