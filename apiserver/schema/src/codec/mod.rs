@@ -36,6 +36,15 @@ pub use scalar::{format_duration, format_micro_time, format_time, parse_duration
 /// How deep values may nest, in every media type.
 pub const MAX_DEPTH: usize = 256;
 
+/// How many values a body may decode to. Two bytes can ask for a struct with everything that Go prints unasked, so the
+/// size of a body does not bound what it becomes. 3 MiB of ordinary JSON hold about a third of this.
+const MAX_VALUES: usize = 1 << 20;
+
+/// What a struct counts for, its map included.
+const STRUCT_VALUES: usize = 8;
+
+const TOO_MANY: &str = "the object has too many fields";
+
 /// How an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MediaType {

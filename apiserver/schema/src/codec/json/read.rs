@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::scan::{Cursor, check, unescape};
-use crate::codec::{DecodeError, Decoded, proto, scalar};
+use crate::codec::{DecodeError, Decoded, MAX_VALUES, STRUCT_VALUES, TOO_MANY, proto, scalar};
 use crate::facts::{Field, Gvk, Shape, Ty, Type, facts};
 
 /// Upstream keeps no more strict errors than this.
@@ -226,6 +226,8 @@ struct Reader<'a> {
     owner: &'static str,
     /// The first value of a wrong type.
     wrong: Option<String>,
+    /// How many more values may be made.
+    left: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -237,7 +239,13 @@ impl<'a> Reader<'a> {
             fields: Vec::new(),
             owner: "",
             wrong: None,
+            left: MAX_VALUES,
         }
+    }
+
+    fn spend(&mut self, values: usize) -> Result<(), Stop> {
+        self.left = self.left.checked_sub(values).ok_or_else(|| Stop(TOO_MANY.into()))?;
+        Ok(())
     }
 
     fn type_error(&self, what: &str, go: &str) -> String {
@@ -298,6 +306,7 @@ impl<'a> Reader<'a> {
             }
             _ => return Ok(self.mistyped(go)),
         }
+        self.spend(STRUCT_VALUES)?;
         let mut object = Map::new();
         // Which fields were there: one bit per flattened field, the last two for kind and apiVersion.
         let mut seen = 0u128;
@@ -379,6 +388,7 @@ impl<'a> Reader<'a> {
 
     /// A value of any shape; null for `null` or a value of another type.
     fn value(&mut self, ty: &'static Ty) -> Result<Value, Stop> {
+        self.spend(1)?;
         let byte = self.cursor.peek();
         if byte == b'n' {
             self.cursor.skip();
@@ -526,6 +536,7 @@ impl<'a> Reader<'a> {
 
     /// JSON of no type. `strict` notices duplicate keys.
     fn any(&mut self, strict: bool) -> Result<Value, Stop> {
+        self.spend(1)?;
         Ok(match self.cursor.peek() {
             b'"' => Value::String(unescape(self.cursor.raw_string())),
             b'{' => {

@@ -156,8 +156,13 @@ impl<'a> Writer<'a, '_> {
         let shape = &field.ty.shape;
         let zero = matches!(
             (shape, found),
-            (Shape::String | Shape::Bytes | Shape::Wrapped(_), None | Some(Found::Bytes([])))
-                | (Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Float64, None | Some(Found::Number(0)))
+            (
+                Shape::String | Shape::Bytes | Shape::Wrapped(_),
+                None | Some(Found::Bytes([]))
+            ) | (
+                Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Float64,
+                None | Some(Found::Number(0))
+            )
         );
         if zero && field.omitempty && !field.pointer {
             return Ok(());

@@ -1,10 +1,12 @@
 //! Protobuf into objects, in the form that the codec's header describes.
 
+use std::cell::Cell;
+
 use serde_json::{Map, Number, Value};
 
 use super::wire::{Reader, WireError};
 use crate::codec::json::fill;
-use crate::codec::{DecodeError, Decoded, Envelope, MAX_DEPTH, scalar};
+use crate::codec::{DecodeError, Decoded, Envelope, MAX_DEPTH, MAX_VALUES, STRUCT_VALUES, TOO_MANY, scalar};
 use crate::facts::{Field, Gvk, Shape, Ty, Type, TypeRef, facts};
 
 /// Why a message is not of its type.
@@ -16,6 +18,8 @@ pub(super) enum ReadError {
     Quantity(#[from] crate::quantity::QuantityError),
     #[error("{0}")]
     Json(String),
+    #[error("{TOO_MANY}")]
+    TooMany,
 }
 
 /// Opens an envelope and reads the object. Fields that the type does not have are passed over, as in Go.
@@ -38,7 +42,14 @@ pub(in crate::codec) fn decode(body: &[u8], default_gvk: Option<&Gvk>) -> Result
     let Some(ty) = facts().kind(&gvk.group, &gvk.version, &gvk.kind) else {
         return Err(DecodeError::UnknownKind(gvk));
     };
-    match message(ty, envelope.raw, 0) {
+    match message(
+        ty,
+        envelope.raw,
+        Within {
+            depth: 0,
+            left: &Cell::new(MAX_VALUES),
+        },
+    ) {
         Ok(mut object) => {
             object.insert("apiVersion".into(), Value::String(gvk.api_version()));
             object.insert("kind".into(), Value::String(gvk.kind));
@@ -54,16 +65,39 @@ pub(in crate::codec) fn decode(body: &[u8], default_gvk: Option<&Gvk>) -> Result
     }
 }
 
-fn message(ty: &Type, bytes: &[u8], depth: usize) -> Result<Map<String, Value>, ReadError> {
+/// Where reading is, and how much more it may make.
+#[derive(Clone, Copy)]
+struct Within<'a> {
+    depth: usize,
+    left: &'a Cell<usize>,
+}
+
+impl Within<'_> {
+    fn deeper(self) -> Self {
+        Self {
+            depth: self.depth + 1,
+            ..self
+        }
+    }
+
+    fn spend(self, values: usize) -> Result<(), ReadError> {
+        let left = self.left.get().checked_sub(values).ok_or(ReadError::TooMany)?;
+        self.left.set(left);
+        Ok(())
+    }
+}
+
+fn message(ty: &Type, bytes: &[u8], within: Within<'_>) -> Result<Map<String, Value>, ReadError> {
+    within.spend(STRUCT_VALUES)?;
     let mut object = Map::new();
-    fields(ty, bytes, depth, &mut object)?;
+    fields(ty, bytes, within, &mut object)?;
     fill(ty, &mut object);
     Ok(object)
 }
 
 /// Reads a message's fields into `object`; those of inline messages too.
-fn fields(ty: &Type, bytes: &[u8], depth: usize, object: &mut Map<String, Value>) -> Result<(), ReadError> {
-    if depth > MAX_DEPTH {
+fn fields(ty: &Type, bytes: &[u8], within: Within<'_>, object: &mut Map<String, Value>) -> Result<(), ReadError> {
+    if within.depth > MAX_DEPTH {
         return Err(WireError::Depth.into());
     }
     let mut reader = Reader::new(bytes);
@@ -75,10 +109,10 @@ fn fields(ty: &Type, bytes: &[u8], depth: usize, object: &mut Map<String, Value>
         match &field.ty.shape {
             Shape::Struct(inner) if field.inline => {
                 expect(field, wire, 2)?;
-                fields(inner, reader.bytes()?, depth + 1, object)?;
+                fields(inner, reader.bytes()?, within.deeper(), object)?;
             }
             Shape::List(element) => {
-                let value = value(element, field, wire, &mut reader, depth)?;
+                let value = value(element, field, wire, &mut reader, within)?;
                 let slot = object.entry(field.json).or_insert_with(|| Value::Array(Vec::new()));
                 if let Value::Array(items) = slot {
                     items.push(value);
@@ -86,14 +120,14 @@ fn fields(ty: &Type, bytes: &[u8], depth: usize, object: &mut Map<String, Value>
             }
             Shape::Map(element) => {
                 expect(field, wire, 2)?;
-                let (key, value) = entry(element, field, reader.bytes()?, depth)?;
+                let (key, value) = entry(element, field, reader.bytes()?, within)?;
                 let slot = object.entry(field.json).or_insert_with(|| Value::Object(Map::new()));
                 if let Value::Object(entries) = slot {
                     entries.insert(key, value);
                 }
             }
             _ => {
-                let value = value(field.ty, field, wire, &mut reader, depth)?;
+                let value = value(field.ty, field, wire, &mut reader, within)?;
                 if value.is_null() || field.omitempty && !field.pointer && is_zero(&value, &field.ty.shape) {
                     object.remove(field.json);
                 } else {
@@ -124,7 +158,7 @@ fn expect(field: &Field, wire: u8, wanted: u8) -> Result<(), WireError> {
     }
 }
 
-fn entry(element: &Ty, field: &Field, bytes: &[u8], depth: usize) -> Result<(String, Value), ReadError> {
+fn entry(element: &Ty, field: &Field, bytes: &[u8], within: Within<'_>) -> Result<(String, Value), ReadError> {
     let mut reader = Reader::new(bytes);
     let (mut key, mut found) = (String::new(), None);
     while let Some((number, wire)) = reader.tag()? {
@@ -133,25 +167,25 @@ fn entry(element: &Ty, field: &Field, bytes: &[u8], depth: usize) -> Result<(Str
                 expect(field, wire, 2)?;
                 key = text(reader.bytes()?);
             }
-            2 => found = Some(value(element, field, wire, &mut reader, depth)?),
+            2 => found = Some(value(element, field, wire, &mut reader, within)?),
             _ => reader.skip(wire)?,
         }
     }
     let value = match found {
         Some(value) => value,
-        None => absent(element, depth)?,
+        None => absent(element, within)?,
     };
     Ok((key, value))
 }
 
 /// What a map's value is when its entry does not say.
-fn absent(ty: &Ty, depth: usize) -> Result<Value, ReadError> {
+fn absent(ty: &Ty, within: Within<'_>) -> Result<Value, ReadError> {
     Ok(match &ty.shape {
         Shape::String | Shape::Bytes => Value::String(String::new()),
         Shape::Bool => Value::Bool(false),
         Shape::Int32 | Shape::Int64 | Shape::Float64 => Value::from(0),
         Shape::Quantity => Value::String("0".into()),
-        Shape::Struct(inner) => Value::Object(message(inner, &[], depth + 1)?),
+        Shape::Struct(inner) => Value::Object(message(inner, &[], within.deeper())?),
         Shape::Wrapped(_) => Value::Array(Vec::new()),
         _ => Value::Null,
     })
@@ -161,7 +195,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn value(ty: &Ty, field: &Field, wire: u8, reader: &mut Reader<'_>, depth: usize) -> Result<Value, ReadError> {
+fn value(ty: &Ty, field: &Field, wire: u8, reader: &mut Reader<'_>, within: Within<'_>) -> Result<Value, ReadError> {
+    within.spend(1)?;
     match &ty.shape {
         Shape::Bool | Shape::Int32 | Shape::Int64 => {
             expect(field, wire, 0)?;
@@ -186,7 +221,7 @@ fn value(ty: &Ty, field: &Field, wire: u8, reader: &mut Reader<'_>, depth: usize
     Ok(match &ty.shape {
         Shape::String => Value::String(text(bytes)),
         Shape::Bytes => Value::String(scalar::encode_base64(bytes)),
-        Shape::Struct(inner) => Value::Object(message(inner, bytes, depth + 1)?),
+        Shape::Struct(inner) => Value::Object(message(inner, bytes, within.deeper())?),
         Shape::Time | Shape::MicroTime => match timestamp(bytes)? {
             None => Value::Null,
             Some((seconds, nanos)) => Value::String(match ty.shape {
@@ -219,11 +254,11 @@ fn value(ty: &Ty, field: &Field, wire: u8, reader: &mut Reader<'_>, depth: usize
         Shape::SchemaOrArray(_) | Shape::SchemaOrBool(_) | Shape::SchemaOrStrings(_) => match schema_or(ty, bytes)? {
             SchemaOr::Nothing => Value::Null,
             SchemaOr::Bool(b) => Value::Bool(b),
-            SchemaOr::Schema(ty, bytes) => Value::Object(message(&ty, bytes, depth + 1)?),
+            SchemaOr::Schema(ty, bytes) => Value::Object(message(&ty, bytes, within.deeper())?),
             SchemaOr::Schemas(ty, all) => {
                 let all: Result<_, ReadError> = all
                     .into_iter()
-                    .map(|b| Ok(Value::Object(message(&ty, b, depth + 1)?)))
+                    .map(|b| Ok(Value::Object(message(&ty, b, within.deeper())?)))
                     .collect();
                 Value::Array(all?)
             }

@@ -170,3 +170,20 @@ fn messages_nested_without_end_are_refused() {
         }
     }
 }
+
+#[test]
+fn a_small_body_cannot_become_a_huge_object() {
+    let containers = format!("[{}{{}}]", "{},".repeat(500_000));
+    let body = format!(r#"{{"apiVersion":"v1","kind":"Pod","spec":{{"containers":{containers}}}}}"#);
+    assert!(decode(MediaType::Json, body.as_bytes(), None).is_err());
+    let mut spec = Vec::new();
+    for _ in 0..500_000 {
+        spec.extend_from_slice(&[0x12, 0x00]);
+    }
+    let raw_length = [0x12, 0xc0, 0x84, 0x3d];
+    let mut body = b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12\xc4\x84\x3d".to_vec();
+    body.extend_from_slice(&raw_length);
+    body.extend_from_slice(&spec);
+    let refused = decode(MediaType::Protobuf, &body, None).unwrap_err().to_string();
+    assert_eq!(refused, TOO_MANY);
+}
