@@ -11,75 +11,41 @@
 pub mod act;
 pub mod app;
 pub mod context;
-//pub mod csr;
+pub mod csr;
 pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
 pub mod endpointslice;
-//pub mod garbage;
+pub mod garbage;
 pub mod labels;
 pub mod namespace;
-//pub mod node_lifecycle;
+pub mod node_lifecycle;
 pub mod own;
 pub mod owners;
 pub mod pods;
 pub mod replicaset;
 pub mod root_ca;
 pub mod serviceaccount;
-//pub mod taint_eviction;
+pub mod taint_eviction;
 pub mod tokens;
 
 use context::{Context, Controller};
 
-/// Every controller, in the order in which they start: name, short name, service account, on by default, start.
+/// Every controller, in the order in which they start: name, older name, service account, start.
+#[rustfmt::skip]
 pub static ALL: &[Controller] = &[
-    //    Controller::new("certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller", csr::approve::start),
-    //    Controller::new("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", csr::sign::start),
-    Controller::new(
-        "deployment-controller",
-        "deployment",
-        "deployment-controller",
-        deployment::start,
-    ),
-    Controller::new(
-        "endpoints-controller",
-        "endpoint",
-        "endpoint-controller",
-        endpoints::start,
-    ),
-    Controller::new(
-        "endpointslice-controller",
-        "endpointslice",
-        "endpointslice-controller",
-        endpointslice::start,
-    ),
-    //    Controller::new("garbage-collector-controller", "garbagecollector", "generic-garbage-collector", garbage::start),
-    Controller::new(
-        "namespace-controller",
-        "namespace",
-        "namespace-controller",
-        namespace::start,
-    ),
-    //    Controller::new("node-lifecycle-controller", "nodelifecycle", "node-controller", node_lifecycle::start),
-    Controller::new(
-        "replicaset-controller",
-        "replicaset",
-        "replicaset-controller",
-        replicaset::start,
-    ),
-    Controller::new(
-        "root-ca-certificate-publisher-controller",
-        "root-ca-cert-publisher",
-        "root-ca-cert-publisher",
-        root_ca::start,
-    ),
-    Controller::new(
-        "serviceaccount-controller",
-        "serviceaccount",
-        "service-account-controller",
-        serviceaccount::start,
-    ),
-    //    Controller::new("taint-eviction-controller", "taint-eviction-controller", "node-controller", taint_eviction::start),
+    Controller::new("certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller", csr::approve::start),
+    Controller::new("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", csr::sign::start),
+    Controller::new("deployment-controller", "deployment", "deployment-controller", deployment::start),
+    Controller::new("endpoints-controller", "endpoint", "endpoint-controller", endpoints::start),
+    Controller::new("endpointslice-controller", "endpointslice", "endpointslice-controller", endpointslice::start),
+    Controller::new("garbage-collector-controller", "garbagecollector", "generic-garbage-collector", garbage::start),
+    Controller::new("namespace-controller", "namespace", "namespace-controller", namespace::start),
+    Controller::new("node-lifecycle-controller", "nodelifecycle", "node-controller", node_lifecycle::start),
+    Controller::new("replicaset-controller", "replicaset", "replicaset-controller", replicaset::start),
+    Controller::new("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", root_ca::start),
+    Controller::new("serviceaccount-controller", "serviceaccount", "service-account-controller", serviceaccount::start),
+    Controller::new("taint-eviction-controller", "taint-eviction-controller", "node-controller", taint_eviction::start),
 ];
 
 /// What a controller's start gets: see [`Context`].

@@ -8,6 +8,7 @@
 //! programs (from and to bytes on the wire). Missing fields read as their zero value; unknown fields are ignored: strict
 //! decoding is the schema crate's business and has happened before.
 
+pub use k8s_openapi::ByteString;
 pub use k8s_openapi::api;
 pub use k8s_openapi::apimachinery;
 pub use k8s_openapi::apimachinery::pkg::api::resource::Quantity;

@@ -72,6 +72,12 @@ impl Sized {
         self.set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
     }
 
+    /// Available pods that stay when the set has shrunk to its wanted size: its controller deletes others first, but
+    /// its status may not know of the new size yet.
+    pub(super) fn sure(&self) -> i32 {
+        self.available().min(self.size)
+    }
+
     /// Pods that its controller has seen.
     pub(super) fn actual(&self) -> i32 {
         self.set.status.as_ref().map_or(0, |s| s.replicas)

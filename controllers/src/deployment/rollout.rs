@@ -126,7 +126,7 @@ pub(super) fn rolling(deployment: &Deployment, old: &mut [Sized], new: &mut Opti
 /// Shrinks old sets by what is not needed for the available minimum: first pods that are not available anyway.
 fn shrink_old(deployment: &Deployment, old: &mut [Sized], new: &Sized) {
     let minimum = replicas(deployment).saturating_sub(max_unavailable(deployment));
-    let new_unavailable = new.size.saturating_sub(new.available());
+    let new_unavailable = new.size.saturating_sub(new.sure());
     let mut unhealthy = total(old, Some(new))
         .saturating_sub(minimum)
         .saturating_sub(new_unavailable);
@@ -134,14 +134,14 @@ fn shrink_old(deployment: &Deployment, old: &mut [Sized], new: &Sized) {
         return;
     }
     for set in old.iter_mut() {
-        let cut = set.size.saturating_sub(set.available()).clamp(0, unhealthy.max(0));
+        let cut = set.size.saturating_sub(set.sure()).clamp(0, unhealthy.max(0));
         set.size -= cut;
         unhealthy -= cut;
     }
     let available = old
         .iter()
         .chain([new])
-        .fold(0i32, |sum, s| sum.saturating_add(s.available()));
+        .fold(0i32, |sum, s| sum.saturating_add(s.sure()));
     let mut surplus = available.saturating_sub(minimum);
     for set in old.iter_mut() {
         let cut = set.size.clamp(0, surplus.max(0));

@@ -68,6 +68,11 @@ impl World {
         let mut wrote = plan.create.is_some();
         if let Some(mut set) = plan.create {
             let name = set.metadata.name.clone().unwrap();
+            let size = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
+            if size > 0 {
+                self.events
+                    .push(format!("Scaled up replica set {name} from 0 to {size}"));
+            }
             set.metadata.uid = Some(name.clone());
             set.metadata.creation_timestamp = Some(steersman_types::Time(self.now));
             self.pods.insert(name.clone(), (0, 0));

@@ -27,12 +27,13 @@ struct Spec {
 }
 
 fn pod(i: usize, spec: &Spec) -> Arc<Pod> {
+    let phase = ["Pending", "Running", "Failed", "Succeeded"][usize::from(spec.phase % 4)];
     let mut value = json!({
         "metadata": {"name": format!("p{i}"), "namespace": "ns", "uid": format!("u{i}"),
             "annotations": {"controller.kubernetes.io/pod-deletion-cost": spec.cost.to_string()},
             "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"containers": []},
-        "status": {"phase": ["Pending", "Running", "Failed", "Succeeded"][usize::from(spec.phase % 4)], "conditions": []},
+        "status": {"phase": phase, "conditions": []},
     });
     if spec.node > 0 {
         value["spec"]["nodeName"] = format!("n{}", spec.node).into();
