@@ -8,6 +8,9 @@ use crate::tests::{World, request};
 
 const NODE: &str = "node-1";
 
+/// A change to an object before it is judged.
+type Change = Box<dyn FnOnce(&mut Value)>;
+
 fn mirror(change: impl FnOnce(&mut Value)) -> Value {
     let mut pod = json!({
         "metadata": {"namespace": "ns", "name": "m", "annotations": {"kubernetes.io/config.mirror": "hash"},
@@ -65,7 +68,7 @@ fn pod(operation: Operation, name: &str, object: Option<Value>) -> Request {
 #[tokio::test]
 async fn a_node_makes_only_mirror_pods_of_its_own_that_reach_for_nothing() {
     assert_eq!(verdict(pod(Create, "m", Some(mirror(|_| {})))).await, "yes");
-    let cases: Vec<(Box<dyn FnOnce(&mut Value)>, &str)> = vec![
+    let cases: Vec<(Change, &str)> = vec![
         (
             Box::new(|p| p["metadata"]["annotations"] = json!({})),
             "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"node-1\" can only create mirror pods",

@@ -278,6 +278,9 @@ fn static_tokens_come_in_the_header_or_as_a_subprotocol() {
     );
 }
 
+/// A change to an object before it is judged.
+type Change = Box<dyn FnOnce(&mut Value)>;
+
 /// A token as a pod gets it, with claims changed afterwards and signed again.
 fn token(issuer: &Issuer, change: impl FnOnce(&mut Value)) -> String {
     let request = json!({"spec": {"expirationSeconds": 3607, "boundObjectRef":
@@ -334,7 +337,7 @@ fn a_token_dies_with_its_time_its_audience_its_key_and_its_objects() {
     let issuer = issuer();
     let server = server(&issuer, cluster(), Anonymous::health());
     let second = now().as_second();
-    let cases: Vec<(Box<dyn FnOnce(&mut Value)>, &str)> = vec![
+    let cases: Vec<(Change, &str)> = vec![
         (
             Box::new(move |c| c["exp"] = (second - 61).into()),
             "service account token has expired",

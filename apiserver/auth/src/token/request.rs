@@ -263,3 +263,187 @@ fn bound_object(request: &Value, account: &Value, objects: &dyn Lister) -> Resul
 fn whole_seconds(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lister::Fixed;
+    use crate::token::jws::Unverified;
+
+    fn issuer() -> Issuer {
+        Issuer {
+            issuer: "https://kubernetes.default.svc".into(),
+            key: SigningKey::generate().expect("randomness"),
+            api_audiences: vec!["api".into()],
+            max_seconds: None,
+            extend: true,
+        }
+    }
+
+    fn account() -> Value {
+        json!({"metadata": {"namespace": "ns", "name": "builder", "uid": "sa-uid"}})
+    }
+
+    fn cluster() -> Fixed {
+        let mut objects = Fixed::default();
+        for (name, account, node) in [
+            ("p", "builder", "n1"),
+            ("lost", "builder", "gone"),
+            ("other", "else", "n1"),
+        ] {
+            objects.put(
+                "",
+                "pods",
+                json!({"metadata": {"namespace": "ns", "name": name, "uid": format!("{name}-uid")},
+                       "spec": {"serviceAccountName": account, "nodeName": node}}),
+            );
+        }
+        objects.put("", "nodes", json!({"metadata": {"name": "n1", "uid": "node-uid"}}));
+        objects.put(
+            "",
+            "secrets",
+            json!({"metadata": {"namespace": "ns", "name": "s", "uid": "secret-uid"}}),
+        );
+        objects
+    }
+
+    fn now() -> Timestamp {
+        "2027-01-01T00:00:00.5Z".parse().expect("time")
+    }
+
+    /// The claims of the token and the answer, or the refusal's text.
+    fn ask(issuer: &Issuer, request: Value) -> Result<(Value, Minted), String> {
+        let prepared = issuer
+            .prepare(request, "ns", "builder", &account(), now())
+            .map_err(|s| s.to_string())?;
+        let minted = issuer
+            .mint(prepared, &account(), &cluster(), now(), "id")
+            .map_err(|s| s.to_string())?;
+        let token = text(&minted.object, "/status/token").to_owned();
+        let token = Unverified::parse(&token).ok_or("no token")?;
+        assert!(token.verified_by(&issuer.key.public));
+        Ok((token.claims, minted))
+    }
+
+    fn bound(kind: &str, name: &str) -> Value {
+        json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": kind, "name": name}}})
+    }
+
+    #[test]
+    fn a_plain_request_gets_an_hour_for_the_api() {
+        let (claims, minted) = ask(&issuer(), json!({})).expect("minted");
+        let start = now().as_second();
+        assert_eq!(
+            claims,
+            json!({"iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:ns:builder", "aud": ["api"],
+                   "iat": start, "nbf": start, "exp": start + 3600, "jti": "id",
+                   "kubernetes.io": {"namespace": "ns", "serviceaccount": {"name": "builder", "uid": "sa-uid"}}})
+        );
+        assert_eq!(minted.object["status"]["expirationTimestamp"], "2027-01-01T01:00:00Z");
+        assert_eq!(minted.object["metadata"]["creationTimestamp"], "2027-01-01T00:00:00Z");
+        assert_eq!((minted.credential_id.as_str(), minted.warnings.len()), ("JTI=id", 0));
+    }
+
+    #[test]
+    fn a_token_names_what_it_is_bound_to() {
+        for (kind, name, want) in [
+            (
+                "Pod",
+                "p",
+                json!({"pod": {"name": "p", "uid": "p-uid"}, "node": {"name": "n1", "uid": "node-uid"}}),
+            ),
+            (
+                "Pod",
+                "lost",
+                json!({"pod": {"name": "lost", "uid": "lost-uid"}, "node": {"name": "gone"}}),
+            ),
+            ("Secret", "s", json!({"secret": {"name": "s", "uid": "secret-uid"}})),
+            ("Node", "n1", json!({"node": {"name": "n1", "uid": "node-uid"}})),
+        ] {
+            let (claims, _) = ask(&issuer(), bound(kind, name)).expect("minted");
+            for part in ["pod", "secret", "node"] {
+                assert_eq!(claims["kubernetes.io"].get(part), want.get(part), "{kind} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_pods_own_api_token_lives_a_year_and_warns() {
+        let start = now().as_second();
+        let ask_for = |spec: Value| {
+            let (claims, minted) = ask(&issuer(), json!({"spec": spec})).expect("minted");
+            let warn = claims["kubernetes.io"]["warnafter"].as_i64().map(|at| at - start);
+            (
+                claims["exp"].as_i64().map(|at| at - start),
+                warn,
+                minted.object["status"]["expirationTimestamp"].clone(),
+            )
+        };
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "name": "p"});
+        let shown = json!("2027-01-01T01:00:07Z");
+        assert_eq!(
+            ask_for(json!({"expirationSeconds": 3607, "boundObjectRef": pod})),
+            (Some(EXTENDED_SECONDS), Some(3607), shown.clone())
+        );
+        for spec in [
+            json!({"expirationSeconds": 3607}),
+            json!({"expirationSeconds": 3607, "boundObjectRef": pod, "audiences": ["vault"]}),
+        ] {
+            assert_eq!(ask_for(spec), (Some(3607), None, shown.clone()));
+        }
+        let short = Issuer {
+            max_seconds: Some(1000),
+            ..issuer()
+        };
+        let (claims, minted) = ask(&short, json!({"spec": {"expirationSeconds": 5000}})).expect("minted");
+        assert_eq!(claims["exp"], start + 1000);
+        assert_eq!(
+            minted.warnings,
+            ["requested expiration of 5000 seconds shortened to 1000 seconds"]
+        );
+    }
+
+    #[test]
+    fn refusals_have_upstreams_texts() {
+        let expiry = "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid value:";
+        let uid = |request: Value, uid: &str| {
+            let mut request = request;
+            request["spec"]["boundObjectRef"]["uid"] = uid.into();
+            request
+        };
+        for (request, want) in [
+            (json!({"spec": {"expirationSeconds": 599}}), format!("{expiry} 599: may not specify a duration less than 10 minutes")),
+            (
+                json!({"spec": {"expirationSeconds": (1i64 << 32) + 1}}),
+                format!("{expiry} 4294967297: may not specify a duration larger than 2^32 seconds"),
+            ),
+            (
+                json!({"metadata": {"name": "x"}}),
+                "TokenRequest.authentication.k8s.io \"builder\" is invalid: metadata.name: Invalid value: \"x\": must match \
+                 the service account name if specified"
+                    .into(),
+            ),
+            (
+                json!({"metadata": {"uid": "x"}}),
+                "Operation cannot be fulfilled on TokenRequest.authentication.k8s.io \"builder\": the UID in the token \
+                 request (x) does not match the UID of the service account (sa-uid)"
+                    .into(),
+            ),
+            (bound("Pod", "none"), "pods \"none\" not found".into()),
+            (
+                bound("Pod", "other"),
+                "cannot bind token for serviceaccount \"builder\" to pod running with different serviceaccount name.".into(),
+            ),
+            (bound("ConfigMap", "c"), "cannot bind token to object of type /v1, Kind=ConfigMap".into()),
+            (
+                uid(bound("Pod", "p"), "old"),
+                "Operation cannot be fulfilled on Pod \"p\": the UID in the bound object reference (old) does not match \
+                 the UID in record. The object might have been deleted and then recreated"
+                    .into(),
+            ),
+        ] {
+            assert_eq!(ask(&issuer(), request).map(|_| ()), Err(want));
+        }
+        assert!(ask(&issuer(), json!([])).is_err());
+    }
+}

@@ -159,7 +159,8 @@ pub fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
 /// Parts that differ only by verb joined again, as lines of a refusal: sorted, each once.
 pub fn shown_compact(parts: &[Rule]) -> Vec<String> {
     let mut lines = BTreeSet::new();
-    let mut joined: BTreeMap<(&[String], &[String], &[String]), Rule> = BTreeMap::new();
+    type Place<'a> = (&'a [String], &'a [String], &'a [String]);
+    let mut joined: BTreeMap<Place<'_>, Rule> = BTreeMap::new();
     for part in parts {
         if !part.paths.is_empty() {
             lines.insert(part.shown());
