@@ -199,3 +199,28 @@ fn yaml_becomes_the_same_object() {
     let again = encode(MediaType::Yaml, &decoded.value).unwrap();
     assert_eq!(decode(MediaType::Yaml, &again, None).unwrap().value, decoded.value);
 }
+
+#[test]
+fn what_go_prints_as_null_is_printed_as_null_from_both_forms() {
+    for (body, expected) in [
+        (
+            r#"{"apiVersion":"v1","kind":"Node","status":{"conditions":[{"type":"Ready","status":"True"}]}}"#,
+            r#""conditions":[{"type":"Ready","status":"True","lastHeartbeatTime":null,"lastTransitionTime":null}]"#,
+        ),
+        (
+            r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest"}"#,
+            r#""spec":{"audiences":null,"expirationSeconds":null,"boundObjectRef":null},"status":{"token":"","expirationTimestamp":null}"#,
+        ),
+        (
+            r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role"}"#,
+            r#""rules":null"#,
+        ),
+    ] {
+        let value = read(body).value;
+        let typed = String::from_utf8(encode(MediaType::Json, &value).unwrap()).unwrap();
+        assert!(typed.contains(expected), "{typed}");
+        let mut direct = Vec::new();
+        protobuf_to_json(&encode(MediaType::Protobuf, &value).unwrap(), &mut direct).unwrap();
+        assert_eq!(String::from_utf8(direct).unwrap(), typed);
+    }
+}
