@@ -33,6 +33,15 @@ const MAX_AUDIT_ID: usize = 64;
 
 /// Answers a request. Never fails: a refusal is an answer.
 pub async fn handle(api: Arc<Api>, peer: Arc<Peer>, request: Request<RequestBody>) -> Response<Body> {
+    handle_recorded(api, peer, request).await.0
+}
+
+/// [`handle`], and the request with the stages it passed (none when its line could not be read): for tests.
+pub async fn handle_recorded(
+    api: Arc<Api>,
+    peer: Arc<Peer>,
+    request: Request<RequestBody>,
+) -> (Response<Body>, Option<Arc<Call>>) {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     let audit_id = audit_id(&parts.headers);
@@ -42,11 +51,16 @@ pub async fn handle(api: Arc<Api>, peer: Arc<Peer>, request: Request<RequestBody
 
     let call = match route(parts, query, body, peer) {
         Ok(call) => Arc::new(call),
-        Err(status) => return respond::finish(respond::status(&refusal, &status), &audit_id, &[]),
+        Err(status) => {
+            return (
+                respond::finish(respond::status(&refusal, &status), &audit_id, &[]),
+                None,
+            );
+        }
     };
     let served = match deadline(&api, &call) {
         Ok(None) => stages(&api, call.clone()).await,
-        Ok(Some(patience)) => match tokio::time::timeout(patience, stages(&api, call.clone())).await {
+        Ok(Some(patience)) => match tokio::time::timeout(patience, to_the_end(&api, call.clone())).await {
             Ok(served) => served,
             Err(_) => Err(Status::timeout(
                 "request did not complete within the allotted timeout",
@@ -65,7 +79,24 @@ pub async fn handle(api: Arc<Api>, peer: Arc<Peer>, request: Request<RequestBody
     }
     api.metrics.answered(&call, response.status().as_u16(), started);
     log(&call, &audit_id, response.status().as_u16(), started);
-    response
+    (response, Some(call))
+}
+
+/// Runs the stages. A write goes on when its client goes away or its time is over: what it has taken (an address, a
+/// port) is given back by the code that follows, which must run.
+async fn to_the_end(api: &Arc<Api>, call: Arc<Call>) -> Result<Response<Body>, Status> {
+    if matches!(call.info.verb.as_str(), "get" | "list" | "watch") {
+        return stages(api, call).await;
+    }
+    let api = api.clone();
+    match tokio::spawn(async move { stages(&api, call).await }).await {
+        Ok(served) => served,
+        Err(error) => match error.try_into_panic() {
+            // Answered where every panic is.
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Status::service_unavailable("apiserver is shutting down")),
+        },
+    }
 }
 
 /// The stages of a request that has been read.

@@ -133,6 +133,9 @@ pub fn authentication_config(api: &Api) -> Result<Vec<Value>, Status> {
             ),
         ];
         for (key, list) in lists {
+            if list.is_empty() && key == "requestheader-uid-headers" {
+                continue;
+            }
             data.insert(key.into(), json!(list).to_string().into());
         }
     }

@@ -68,10 +68,16 @@ pub(super) async fn take_given(
     name: &str,
     dry_run: bool,
 ) -> Result<String, String> {
-    let outside = || format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}");
-    let parsed: IpAddr = ip.parse().map_err(|_| outside())?;
-    if !range.contains(&parsed) || parsed == range.network() || (parsed.is_ipv4() && parsed == range.broadcast()) {
-        return Err(outside());
+    let parsed: IpAddr = ip
+        .parse()
+        .map_err(|_| "the provided network does not match the current range".to_owned())?;
+    if !range.contains(&parsed) {
+        return Err("the provided network does not match the current range".to_owned());
+    }
+    if parsed == range.network() || (parsed.is_ipv4() && parsed == range.broadcast()) {
+        return Err(format!(
+            "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
+        ));
     }
     match create(api, &parsed.to_string(), namespace, name, dry_run).await {
         Ok(true) => Ok(parsed.to_string()),

@@ -175,6 +175,22 @@ impl Services {
             text(service, "/metadata/namespace").to_owned(),
             text(service, "/metadata/name").to_owned(),
         );
+        let misshapen: FieldErrors = wanted
+            .iter()
+            .enumerate()
+            .filter(|(_, ip)| ip.parse::<std::net::IpAddr>().is_err())
+            .map(|(index, ip)| {
+                let path = Path::new("spec").child("clusterIPs").index(index);
+                FieldError::invalid(
+                    &path,
+                    ip.as_str(),
+                    "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                )
+            })
+            .collect();
+        if !misshapen.is_empty() {
+            return Err(Status::invalid("", "Service", &name, &misshapen));
+        }
         let mut addresses = Vec::new();
         for (index, wanted_family) in families.iter().enumerate() {
             let Some(range) = self.ranges.iter().find(|range| family(Some(range)) == wanted_family) else {

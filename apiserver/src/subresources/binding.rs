@@ -178,7 +178,6 @@ pub fn set_condition(pod: &mut Value, kind: &str, status: &str, why: Option<(&st
     if !pod["status"]["conditions"].is_array() {
         pod["status"]["conditions"] = json!([]);
     }
-    let generation = pod.pointer("/metadata/generation").and_then(Value::as_i64);
     let Some(conditions) = pod["status"]["conditions"].as_array_mut() else {
         return;
     };
@@ -186,9 +185,6 @@ pub fn set_condition(pod: &mut Value, kind: &str, status: &str, why: Option<(&st
     if let Some((reason, message)) = why {
         condition["reason"] = reason.into();
         condition["message"] = message.into();
-    }
-    if let Some(generation) = generation {
-        condition["observedGeneration"] = generation.into();
     }
     if let Some(object) = condition.as_object_mut() {
         object.retain(|_, value| !value.is_null());

@@ -158,7 +158,7 @@ fn destination(api: &Api, target: &Target, pod: &Value, query: &Query) -> Result
             let container = container(pod, name, query.get("container").unwrap_or_default())?;
             (
                 format!("containerLogs/{namespace}/{name}/{container}"),
-                log_parameters(query)?,
+                log_parameters(query, name)?,
             )
         }
         "portforward" => {
@@ -189,7 +189,7 @@ fn destination(api: &Api, target: &Target, pod: &Value, query: &Query) -> Result
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
     let node = steersman_auth::Lister::get(api.lister.as_ref(), "", "nodes", None, node)
-        .ok_or_else(|| Status::not_found("", "nodes", node))?;
+        .ok_or_else(|| Status::not_found("", "pods", node))?;
     let (host, port) = api.kubelets.address(&node)?;
     let query = encode(&parameters);
     let path = if query.is_empty() {
@@ -237,28 +237,24 @@ fn container(pod: &Value, name: &str, wanted: &str) -> Result<String, Status> {
         [] => Err(Status::bad_request(format!(
             "a container name must be specified for pod {name}"
         ))),
-        many => {
-            let mut why = format!(
-                "a container name must be specified for pod {name}, choose one of: [{}]",
-                many.join(" ")
-            );
-            if !init.is_empty() {
-                why.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
-            }
-            if !ephemeral.is_empty() {
-                why.push_str(&format!(
-                    " or one of the ephemeral containers: [{}]",
-                    ephemeral.join(" ")
-                ));
-            }
-            Err(Status::bad_request(why))
+        _ => {
+            let all: Vec<&str> = init
+                .iter()
+                .chain(&containers)
+                .chain(&ephemeral)
+                .map(String::as_str)
+                .collect();
+            let all = all.join(" ");
+            Err(Status::bad_request(format!(
+                "a container name must be specified for pod {name}, choose one of: [{all}]"
+            )))
         }
     }
 }
 
 type Parameters = Vec<(String, String)>;
 
-fn log_parameters(query: &Query) -> Result<Parameters, Status> {
+fn log_parameters(query: &Query, name: &str) -> Result<Parameters, Status> {
     use steersman_schema::field::{FieldError, FieldErrors, Path};
     let mut out = Parameters::new();
     let mut errors = FieldErrors::new();
@@ -295,7 +291,7 @@ fn log_parameters(query: &Query) -> Result<Parameters, Status> {
         out.push(("sinceTime".to_owned(), time.to_owned()));
     }
     if !errors.is_empty() {
-        return Err(Status::invalid("", "PodLogOptions", "", &errors));
+        return Err(Status::invalid("", "PodLogOptions", name, &errors));
     }
     Ok(out)
 }
