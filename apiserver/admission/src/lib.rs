@@ -13,10 +13,12 @@ pub mod chain;
 mod default_class;
 mod default_toleration_seconds;
 mod edit;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod request;
+mod runtime_class;
 mod service_account;
 mod taint_nodes;
 #[cfg(test)]

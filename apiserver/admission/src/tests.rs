@@ -141,7 +141,7 @@ fn the_chain_has_upstreams_order_and_flags_do_what_they_say() {
     };
     let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
     let build = |on: &[&str], off: &[&str]| Chain::build(&words(on), &words(off), &around()).map(|c| c.names());
-    let all = build(&["NodeRestriction"], &["LimitRanger"]).expect("valid");
+    let all = build(&["NodeRestriction"], &["LimitRanger", "PodSecurity"]).expect("valid");
     let order: Vec<&str> = crate::chain::ORDER
         .iter()
         .map(|e| e.name)
@@ -662,4 +662,49 @@ async fn the_newest_default_class_fills_in() {
             Ok(want)
         );
     }
+}
+
+#[tokio::test]
+async fn a_runtime_class_adds_its_overhead_and_its_place() {
+    let mut world = World::default();
+    world.put(
+        "node.k8s.io",
+        "runtimeclasses",
+        json!({"metadata": {"name": "vm"}, "handler": "vm", "overhead": {"podFixed": {"cpu": "250m"}},
+               "scheduling": {"nodeSelector": {"vm": "yes"}, "tolerations": [{"key": "vm", "operator": "Exists"}]}}),
+    );
+    let chain = world.chain(&["RuntimeClass"]);
+    let own = json!({"key": "vm", "operator": "Equal", "value": "x"});
+    let spec = json!({"runtimeClassName": "vm", "nodeSelector": {"disk": "ssd"}, "tolerations": [own]});
+    let got = run(&chain, pod(spec)).await.expect("admitted");
+    assert_eq!(
+        got["spec"],
+        json!({"runtimeClassName": "vm", "overhead": {"cpu": "250m"}, "nodeSelector": {"disk": "ssd", "vm": "yes"},
+               "tolerations": [{"key": "vm", "operator": "Exists"}]})
+    );
+    for (spec, want) in [
+        (
+            json!({"runtimeClassName": "none"}),
+            "pod rejected: RuntimeClass \"none\" not found",
+        ),
+        (
+            json!({"runtimeClassName": "vm", "overhead": {"cpu": "1"}}),
+            "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
+        ),
+        (
+            json!({"overhead": {"cpu": "1"}}),
+            "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+        ),
+        (
+            json!({"runtimeClassName": "vm", "nodeSelector": {"vm": "no"}}),
+            "conflict: runtimeClass.scheduling.nodeSelector[vm] = yes; pod.spec.nodeSelector[vm] = no",
+        ),
+    ] {
+        assert_eq!(
+            run(&chain, pod(spec)).await,
+            Err(format!("pods \"p\" is forbidden: {want}"))
+        );
+    }
+    let same = json!({"runtimeClassName": "vm", "overhead": {"cpu": "0.25"}});
+    assert!(run(&chain, pod(same)).await.is_ok());
 }
