@@ -157,10 +157,7 @@ async fn a_protobuf_list_decodes_to_its_items() {
             ADMIN,
         )
         .await;
-    // Names and versions are ASCII, so the lossy text still is the bytes.
-    let list = decode(MediaType::Protobuf, response.text.as_bytes(), None)
-        .unwrap()
-        .value;
+    let list = decode(MediaType::Protobuf, &response.bytes, None).unwrap().value;
     assert_eq!(list["kind"], "ConfigMapList");
     assert_eq!(list["items"].as_array().unwrap().len(), 3);
     assert_eq!(list["items"][2]["data"]["a"], "1");

@@ -160,7 +160,7 @@ async fn bad_queries_are_told_what_is_wrong() {
         ("resourceVersionMatch=Some&resourceVersion=1", 422),
         ("sendInitialEvents=true", 422),
         ("watch=1&sendInitialEvents=true", 422),
-        ("labelSelector=a%20in%20()", 400),
+        ("labelSelector=a%20in%20(b", 400),
         ("labelSelector=%3D", 400),
         ("fieldSelector=foo%3Dbar", 400),
         ("continue=junk", 400),
