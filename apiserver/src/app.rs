@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
+use crate::authorities::Authorities;
 use crate::body::{Body, RequestBody};
 use crate::flags::Options;
 use crate::health::Health;
@@ -54,6 +55,7 @@ pub struct App {
     /// Ends background tasks.
     stop: CancellationToken,
     followers: Vec<Arc<dyn steersman_auth::Follower>>,
+    authorities: Authorities,
 }
 
 /// Connects to etcd as the flags say.
@@ -128,7 +130,8 @@ impl App {
         let authorizer: Arc<dyn Authorizer> = Arc::new(Union::new(members));
 
         let (issuer, token_keys) = issuer(&options)?;
-        let authenticator = authenticator(&options, &issuer, token_keys.clone(), lister.clone())?;
+        let mut authorities = Authorities::default();
+        let authenticator = authenticator(&options, &issuer, token_keys.clone(), lister.clone(), &mut authorities)?;
         let around = Surroundings {
             cluster: lister.clone(),
             authorizer: authorizer.clone(),
@@ -181,6 +184,7 @@ impl App {
             tls: server_tls,
             stop,
             followers,
+            authorities,
         })
     }
 
@@ -198,7 +202,9 @@ impl App {
             tls,
             stop,
             followers,
+            authorities,
         } = self;
+        tokio::spawn(authorities.keep_current(stop.clone()));
         let background = background(api.clone(), stop.clone(), followers);
         let settings = Settings {
             max_streams: api.options.serving.http2_max_streams_per_connection,
@@ -394,12 +400,13 @@ fn authenticator(
     issuer: &Issuer,
     keys: Vec<VerifyKey>,
     lister: Arc<CacheLister>,
+    authorities: &mut Authorities,
 ) -> Result<Authenticator, StartError> {
     let flags = &options.authentication;
-    let pool = |file: &std::path::PathBuf, flag: &str| -> Result<Arc<CaPool>, StartError> {
-        let pool =
-            CaPool::from_pem(&read(file)?).map_err(|why| StartError(format!("{flag} {}: {why}", file.display())))?;
-        Ok(Arc::new(pool))
+    let mut pool = |file: &std::path::PathBuf, flag: &str| -> Result<Arc<CaPool>, StartError> {
+        let pem = read(file)?;
+        let pool = CaPool::from_pem(&pem).map_err(|why| StartError(format!("{flag} {}: {why}", file.display())))?;
+        Ok(authorities.watch(file, pem, Arc::new(pool)))
     };
     let client_ca = flags
         .client_ca_file

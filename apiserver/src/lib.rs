@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod app;
+pub mod authorities;
 pub mod body;
 pub mod bootstrap;
 pub mod call;
