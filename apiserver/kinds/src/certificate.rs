@@ -2,6 +2,7 @@
 //!
 //! Who asks is written into the spec by the server. Signing and approval have subresources of their own.
 
+use crate::internal::pretty;
 use crate::table::{self, AGE, NAME, column};
 use crate::view::{View, child, each_mut, put_back, same, set, strings};
 use crate::{Column, Context, Kind, Status, Table, diff, meta, nothing};
@@ -335,7 +336,8 @@ fn changed(new: &Value, old: &Value, writer: Writer) -> FieldErrors {
             let why = format!("updates may not add a condition of type {}", quote(kind));
             errors.push(FieldError::forbidden(&path, why));
         } else if !same(&json!(after), &json!(before)) {
-            let diff = diff::unified(&json!(before), &json!(after));
+            let shown = |list: &[Value]| pretty("CertificateSigningRequestCondition", &json!(list));
+            let diff = diff::unified(&shown(&before), &shown(&after));
             let why = format!("updates may not modify a condition of type {}\n{diff}", quote(kind));
             errors.push(FieldError::forbidden(&path, why));
         }

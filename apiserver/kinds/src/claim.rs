@@ -1,5 +1,6 @@
 //! PersistentVolumeClaims: what storage somebody wants. Also inside pods, as templates of ephemeral volumes.
 
+use crate::internal::pretty;
 use crate::resources::{self, quantity};
 use crate::table::{self, AGE, NAME, column};
 use crate::view::{View, child, invalid, put_back, remove, same, set_default, set_if_empty, strings};
@@ -219,7 +220,10 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
         }
     }
     if !same(&after, &before) {
-        let diff = diff::unified(&before, &after);
+        let diff = diff::unified(
+            &pretty("PersistentVolumeClaimSpec", &before),
+            &pretty("PersistentVolumeClaimSpec", &after),
+        );
         let why = format!(
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{diff}"
         );

@@ -10,6 +10,7 @@
 
 pub mod diff;
 pub mod fallback;
+pub mod internal;
 pub mod kind;
 pub mod meta;
 pub mod nothing;

@@ -234,7 +234,30 @@ fn common(object: &Value, namespaced: bool, path: &Path) -> FieldErrors {
         meta.items("/managedFields"),
         &path.child("managedFields"),
     ));
+    if !plain_finalizers(object) {
+        let finalizers = path.child("finalizers");
+        for (i, finalizer) in meta.items("/finalizers").iter().enumerate() {
+            let own = finalizer.as_str().unwrap_or_default();
+            errors.extend(standard_finalizer(own, &finalizers.index(i)));
+        }
+    }
     errors
+}
+
+/// Groups whose validation upstream knows nothing of core's finalizer names.
+fn plain_finalizers(object: &Value) -> bool {
+    let group = object.text("/apiVersion").split('/').next().unwrap_or_default();
+    matches!(
+        group,
+        "admissionregistration.k8s.io" | "apiextensions.k8s.io" | "resource.k8s.io"
+    )
+}
+
+/// The fault of an unqualified finalizer that upstream does not know.
+pub fn standard_finalizer(finalizer: &str, path: &Path) -> Option<FieldError> {
+    let known = finalizer.contains('/') || matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
+    let why = "name is neither a standard finalizer name nor is it fully qualified";
+    (!known).then(|| FieldError::invalid(path, finalizer, why))
 }
 
 /// Every fault of a change of metadata; call after [`prepare_update`].

@@ -6,7 +6,7 @@ use steersman_schema::name;
 use steersman_schema::quantity::{Format, Quantity};
 
 pub const NEGATIVE: &str = "must be greater than or equal to 0";
-pub const NOT_POSITIVE: &str = "must be greater than 0";
+pub const NOT_POSITIVE: &str = "must be greater than zero";
 const NOT_INTEGER: &str = "must be an integer";
 pub const HUGEPAGES: &str = "hugepages-";
 

@@ -121,7 +121,7 @@ pub fn non_negative(path: &Path, number: i64) -> FieldErrors {
 
 /// The fault of a number that is not above zero.
 pub fn positive(path: &Path, number: i64) -> FieldErrors {
-    let fault = || FieldError::invalid(path, number, "must be greater than 0");
+    let fault = || FieldError::invalid(path, number, "must be greater than zero");
     (number <= 0).then(fault).into_iter().collect()
 }
 

@@ -237,10 +237,14 @@ fn saturate(number: i128) -> i64 {
 fn split(text: &str) -> Result<(&str, &str), QuantityError> {
     let bytes = text.as_bytes();
     let signed = usize::from(matches!(bytes.first(), Some(b'+' | b'-')));
+    let mut points = 0;
     let digits = bytes
         .iter()
         .skip(signed)
-        .take_while(|b| b.is_ascii_digit() || **b == b'.')
+        .take_while(|b| {
+            points += usize::from(**b == b'.');
+            b.is_ascii_digit() || (**b == b'.' && points == 1)
+        })
         .count();
     if digits == 0 {
         return Err(QuantityError::FormatWrong);

@@ -3,7 +3,9 @@
 use super::amounts;
 use super::volumes::has_source;
 use crate::view::{View, child, each_mut, remove, set, set_default, set_if_empty};
+use regex::Regex;
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 /// A pod: what a template gets, and what only a pod gets.
 pub fn pod(pod: &mut Value) {
@@ -13,6 +15,10 @@ pub fn pod(pod: &mut Value) {
         for container in each_mut(spec, key) {
             requests_from_limits(container);
         }
+    }
+    // For pods alone, not for templates.
+    if spec.int("/terminationGracePeriodSeconds") < 0 {
+        set(spec, "terminationGracePeriodSeconds", 1);
     }
     if spec.has("/resources") {
         amounts::default_pod_level(spec);
@@ -93,20 +99,49 @@ pub fn template_spec(spec: &mut Value) {
             }
         }
     }
-    for constraint in each_mut(spec, "/topologySpreadConstraints") {
-        let _ = constraint;
+}
+
+/// Bytes of an image's name without tag.
+const NAME_MAX: usize = 255;
+
+/// `Always` for images with tag `latest` or without one, otherwise `IfNotPresent`; also for what is no image reference.
+fn pull_policy(image: &str) -> &'static str {
+    match tag(image) {
+        Some("latest") => "Always",
+        _ => "IfNotPresent",
     }
 }
 
-/// `Always` for images with tag `latest` or none, otherwise `IfNotPresent`.
-fn pull_policy(image: &str) -> &'static str {
-    let (name, digest) = image.split_once('@').map_or((image, false), |(n, _)| (n, true));
-    let last = name.rsplit('/').next().unwrap_or_default();
-    match last.split_once(':') {
-        Some((_, "latest")) => "Always",
-        Some(_) => "IfNotPresent",
-        None if digest || image.is_empty() => "IfNotPresent",
-        None => "Always",
+/// The tag of an image reference, `latest` when it has neither tag nor digest; `None` for anything else.
+fn tag(image: &str) -> Option<&str> {
+    static REFERENCE: LazyLock<Regex> = LazyLock::new(|| {
+        let host = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])";
+        let part = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*";
+        let digest = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[[:xdigit:]]{32,}";
+        let whole = format!(
+            r"^(?:{host}(?::[0-9]+)?/)?({part}(?:/{part})*)(?::([0-9A-Za-z_][0-9A-Za-z_.-]{{0,127}}))?(@{digest})?$"
+        );
+        // The pattern is fixed: a test runs it.
+        Regex::new(&whole).expect("pattern of image references")
+    });
+    // What precedes the first slash is a host only if it looks like one.
+    let (first, rest) = image.split_once('/').unwrap_or(("", image));
+    let host = first == "localhost" || first.contains(['.', ':']) || first != first.to_lowercase();
+    let remainder = if host { rest } else { image };
+    let name = remainder.split(':').next().unwrap_or_default();
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if name != name.to_lowercase() || (image.len() == 64 && image.bytes().all(hex)) {
+        return None;
+    }
+    let library = if image.contains('/') { 0 } else { "library/".len() };
+    let found = REFERENCE.captures(image)?;
+    if found.get(1).is_some_and(|n| n.len() + library > NAME_MAX) {
+        return None;
+    }
+    match (found.get(2), found.get(3)) {
+        (Some(tag), _) => Some(tag.as_str()),
+        (None, None) => Some("latest"),
+        (None, Some(_)) => None,
     }
 }
 

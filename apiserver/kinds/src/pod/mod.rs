@@ -131,14 +131,14 @@ spec:
 ",
 };
 
-fn prepare_create(pod: &mut Value, _: &Context) {
+fn prepare_create(pod: &mut Value, context: &Context) {
     let class = quality(pod.at("/spec"));
     let mut status = json!({ "phase": "Pending", "qosClass": class });
     if !pod.items("/spec/schedulingGates").is_empty() {
         let condition = json!({
             "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
             "message": "Scheduling is blocked due to non-empty scheduling gates",
-            "lastProbeTime": null, "lastTransitionTime": null,
+            "lastProbeTime": null, "lastTransitionTime": context.now,
         });
         set(&mut status, "conditions", vec![condition]);
     }

@@ -2,6 +2,7 @@
 
 use super::containers::all;
 use super::volumes::descending;
+use crate::internal;
 use crate::view::{View, invalid};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -65,36 +66,9 @@ pub fn container(context: &Value, host_users: bool, path: &Path) -> FieldErrors 
     errors
 }
 
-/// Upstream prints its internal struct: Go's names, every field, in the order of declaration.
+/// Upstream prints its internal struct.
 fn shown(context: &Value) -> BadValue {
-    const FIELDS: &[(&str, &str)] = &[
-        ("Capabilities", "capabilities"),
-        ("Privileged", "privileged"),
-        ("SELinuxOptions", "seLinuxOptions"),
-        ("WindowsOptions", "windowsOptions"),
-        ("RunAsUser", "runAsUser"),
-        ("RunAsGroup", "runAsGroup"),
-        ("RunAsNonRoot", "runAsNonRoot"),
-        ("ReadOnlyRootFilesystem", "readOnlyRootFilesystem"),
-        ("AllowPrivilegeEscalation", "allowPrivilegeEscalation"),
-        ("ProcMount", "procMount"),
-        ("SeccompProfile", "seccompProfile"),
-        ("AppArmorProfile", "appArmorProfile"),
-    ];
-    let parts: Vec<String> = FIELDS
-        .iter()
-        .map(|(go, json)| {
-            let value = context.get(*json).unwrap_or(&Value::Null);
-            let text = match *go {
-                "Capabilities" if !value.is_null() => {
-                    format!("{{\"Add\":{},\"Drop\":{}}}", value.at("/add"), value.at("/drop"))
-                }
-                _ => value.to_string(),
-            };
-            format!("\"{go}\":{text}")
-        })
-        .collect();
-    BadValue::Raw(format!("{{{}}}", parts.join(",")))
+    BadValue::Raw(internal::compact("SecurityContext", context))
 }
 
 fn seccomp(profile: &Value, path: &Path) -> FieldErrors {
@@ -125,12 +99,8 @@ fn seccomp(profile: &Value, path: &Path) -> FieldErrors {
             ));
         }
         ("Localhost", Some(target)) => errors.extend(descending(target, &place)),
-        (_, Some(target)) => {
-            let raw = format!(
-                "{{\"Type\":{},\"LocalhostProfile\":{}}}",
-                Value::from(kind),
-                Value::from(target)
-            );
+        (_, Some(_)) => {
+            let raw = internal::compact("SeccompProfile", profile);
             let why = "can only be set when seccomp type is Localhost";
             errors.push(FieldError::invalid(&place, BadValue::Raw(raw), why));
         }
@@ -214,7 +184,8 @@ pub fn pod(spec: &Value, path: &Path, lenient: bool) -> FieldErrors {
         &path.child("appArmorProfile"),
     ));
     errors.extend(one_of("supplementalGroupsPolicy", &["Merge", "Strict"]));
-    errors.extend(one_of("seLinuxChangePolicy", &["MountOption", "Recursive"]));
+    // `MountOption` waits for a feature gate that is off in v1.36.
+    errors.extend(one_of("seLinuxChangePolicy", &["Recursive"]));
     errors
 }
 

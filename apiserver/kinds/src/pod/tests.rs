@@ -115,7 +115,7 @@ fn faults_of_specs_have_upstreams_words() {
             one(
                 json!({"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule"}]}),
             ),
-            "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than 0",
+            "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
         ),
         (
             one(
@@ -148,7 +148,7 @@ fn a_stored_pod_changes_only_where_it_may() {
         got[0].starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n"),
         "{got:?}"
     );
-    assert!(got[0].contains("+ \"hostname\": \"h\""), "{got:?}");
+    assert!(got[0].contains("+ \"Hostname\": \"h\""), "{got:?}");
     assert_eq!(
         change(&|p| p["spec"]["containers"] = json!([])),
         [

@@ -6,6 +6,7 @@ use super::containers::{image_spaces, is_sidecar};
 use super::{MIRROR, scheduling};
 use crate::Context;
 use crate::diff::unified;
+use crate::internal::pretty;
 use crate::view::{View, put_back, remove, same, set};
 use serde_json::Value;
 use steersman_schema::field::{FieldError, FieldErrors, Path, quote};
@@ -163,7 +164,7 @@ fn frozen(new: &Value, old: &Value, path: &Path) -> FieldErrors {
     if !same(&munged, before) {
         let why = format!(
             "pod updates may not change fields other than {MUTABLE}\n{}",
-            unified(before, &munged)
+            unified(&pretty("PodSpec", before), &pretty("PodSpec", &munged))
         );
         errors.push(FieldError::forbidden(path, why));
     }
@@ -280,7 +281,7 @@ pub fn validate_ephemeral(new: &Value, old: &Value) -> FieldErrors {
                 errors.push(FieldError::forbidden(&path, why));
             }
             Some(now) if !same(now, was) => {
-                let diff = unified(was, now);
+                let diff = unified(&pretty("EphemeralContainer", was), &pretty("EphemeralContainer", now));
                 let why = format!(
                     "existing ephemeral containers {} may not be changed\n{diff}",
                     quote(own)

@@ -3,12 +3,13 @@
 use super::Options;
 use super::env::{field_ref, resource_ref};
 use super::projected;
+use crate::internal;
 use crate::resources::quantity;
 use crate::view::{View, invalid};
 use crate::{claim, meta};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 use steersman_schema::name;
 
 const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
@@ -784,15 +785,16 @@ pub fn resource_claims(list: &[Value], mirror: bool, path: &Path) -> FieldErrors
             errors.extend(invalid(&place, own, name::dns1123_label(own)));
             seen.push(own);
         }
+        let shown = |claim: &Value| BadValue::Raw(internal::compact("PodResourceClaim", claim));
         let named = claim.has("/resourceClaimName");
         let templated = claim.has("/resourceClaimTemplateName");
         if named && templated {
             let why = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
-            errors.push(FieldError::invalid(&path, claim, why));
+            errors.push(FieldError::invalid(&path, shown(claim), why));
         }
         if !named && !templated {
             let why = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
-            errors.push(FieldError::invalid(&path, claim, why));
+            errors.push(FieldError::invalid(&path, shown(claim), why));
         }
         for field in ["resourceClaimName", "resourceClaimTemplateName"] {
             let found = claim.get(field).and_then(Value::as_str);

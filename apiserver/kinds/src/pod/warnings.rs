@@ -218,12 +218,82 @@ fn volumes(list: &[Value], at: &Path, warnings: &mut Vec<String>) {
                 warnings.push(format!("{}: {why}", at.index(i).child(shown)));
             }
         }
-        for source in volume.items("/projected/sources") {
-            if source.as_object().is_some_and(serde_json::Map::is_empty) {
-                let own = quote(volume.text("/name"));
-                warnings.push(format!("volume {own} (Projected) has no sources provided"));
+    }
+    list.iter().for_each(|v| overlapping_files(v, warnings));
+}
+
+/// Files that one volume would write to the same place, or one below another.
+fn overlapping_files(volume: &Value, warnings: &mut Vec<String>) {
+    let own = quote(volume.text("/name"));
+    let paths = |items: &[Value]| -> Vec<String> { items.iter().map(|i| i.text("/path").to_owned()).collect() };
+    for (key, name, shown) in [
+        ("/configMap", "/name", "ConfigMap"),
+        ("/secret", "/secretName", "Secret"),
+        ("/downwardAPI", "", "DownwardAPI"),
+    ] {
+        let source = volume.at(key);
+        let shown = match name {
+            "" => shown.to_owned(),
+            _ => format!("{shown} {}", quote(source.text(name))),
+        };
+        let mut files = Files::default();
+        for path in paths(source.items("/items")) {
+            for clash in files.add(path, String::new()) {
+                warnings.push(format!("volume {own} ({shown}): overlapping paths: {clash}"));
             }
         }
+    }
+    let mut files = Files::default();
+    for source in volume.items("/projected/sources") {
+        if source.as_object().is_some_and(serde_json::Map::is_empty) {
+            warnings.push(format!("volume {own} (Projected) has no sources provided"));
+            continue;
+        }
+        let named = |kind: &str, key: &str| format!("{kind} {}", quote(source.at(key).text("/name")));
+        let (shown, found) = if !source.items("/configMap/items").is_empty() {
+            (
+                named("ConfigMap", "/configMap"),
+                paths(source.items("/configMap/items")),
+            )
+        } else if !source.items("/secret/items").is_empty() {
+            (named("Secret", "/secret"), paths(source.items("/secret/items")))
+        } else if !source.items("/downwardAPI/items").is_empty() {
+            ("DownwardAPI".to_owned(), paths(source.items("/downwardAPI/items")))
+        } else if source.has("/serviceAccountToken") {
+            let path = source.text("/serviceAccountToken/path").to_owned();
+            ("ServiceAccountToken".to_owned(), vec![path])
+        } else {
+            continue;
+        };
+        for path in found {
+            for clash in files.add(path, shown.clone()) {
+                warnings.push(format!("volume {own} (Projected): overlapping paths: {clash}"));
+            }
+        }
+    }
+}
+
+/// Files of one volume: path and where it comes from.
+#[derive(Default)]
+struct Files(Vec<(String, String)>);
+
+impl Files {
+    /// Adds a file; the clashes with those before it, as upstream words them.
+    fn add(&mut self, path: String, source: String) -> Vec<String> {
+        let shown = |path: &str, source: &str| match source {
+            "" => quote(path),
+            _ => format!("{} ({source})", quote(path)),
+        };
+        let path = path.trim_end_matches('/').to_owned();
+        let below = |a: &str, b: &str| format!("{a}/").starts_with(&format!("{b}/"));
+        let clashes = self
+            .0
+            .iter()
+            .filter(|(p, _)| !path.is_empty() && !p.is_empty() && (below(p, &path) || below(&path, p)))
+            .map(|(p, s)| format!("{} with {}", shown(&path, &source), shown(p, s)))
+            .collect();
+        self.0.push((path, source));
+        clashes
     }
 }
 
