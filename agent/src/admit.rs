@@ -7,7 +7,7 @@ use crate::pod;
 use crate::pod::seen::Trouble;
 use crate::quantity::{milli_of, value_of};
 
-/// Why the pod is refused, if it is. A pod that already ran here (it has a start time) is always taken.
+/// Why the pod is refused, if it is, as the event says it; the status says `Pod was rejected: ` before. A pod that already ran here (it has a start time) is always taken.
 #[must_use]
 pub fn refusal(
     new: &Pod,
@@ -36,9 +36,8 @@ pub fn refusal(
     };
     let active: Vec<&Pod> = active.iter().filter(over).map(AsRef::as_ref).collect();
     let lacking = |name: &str, asked: i64, used: i64, capacity: i64| {
-        let message = format!(
-            "Pod was rejected: Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {capacity}"
-        );
+        let message =
+            format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {capacity}");
         Some(Trouble {
             reason: format!("OutOf{name}"),
             message,
@@ -48,6 +47,17 @@ pub fn refusal(
     let max = i64::try_from(max_pods).unwrap_or(i64::MAX);
     if count >= max {
         return lacking("pods", 1, count, max);
+    }
+    let taken: Vec<HostPort> = active.iter().flat_map(|p| host_ports(p)).collect();
+    if host_ports(new)
+        .iter()
+        .any(|own| taken.iter().any(|other| own.clashes(other)))
+    {
+        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into();
+        return Some(Trouble {
+            reason: "NodePorts".into(),
+            message,
+        });
     }
     for name in ["cpu", "memory"] {
         let Some(capacity) = allocatable.get(name).copied() else {
@@ -78,4 +88,66 @@ fn request(pod: &Pod, name: &str) -> i64 {
     let main: i64 = pod::main_containers(pod).iter().map(of).sum();
     let largest = init.iter().filter(|c| !pod::is_sidecar(c)).map(of).max().unwrap_or(0);
     (main + sidecars).max(largest)
+}
+
+/// A port of the node that a pod takes. An empty address is every address.
+struct HostPort {
+    address: String,
+    protocol: String,
+    port: i32,
+}
+
+impl HostPort {
+    fn clashes(&self, other: &Self) -> bool {
+        let any = |h: &Self| h.address.is_empty() || h.address == "0.0.0.0";
+        let same_address = any(self) || any(other) || self.address == other.address;
+        self.port == other.port && self.protocol == other.protocol && same_address
+    }
+}
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let sidecars = pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c));
+    let ports = pod::main_containers(pod)
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| c.ports.iter().flatten());
+    let taken = ports.filter_map(|p| {
+        Some(HostPort {
+            address: p.host_ip.clone().unwrap_or_default(),
+            protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()),
+            port: p.host_port.filter(|port| *port > 0)?,
+        })
+    });
+    taken.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use steersman_types::Typed;
+
+    fn pod(cpu: &str, port: i32) -> Pod {
+        let container = serde_json::json!({"name": "c", "resources": {"requests": {"cpu": cpu}},
+            "ports": [{"containerPort": 80, "hostPort": port}]});
+        Pod::from_value(&serde_json::json!({"spec": {"containers": [container]}})).unwrap()
+    }
+
+    #[test]
+    fn a_pod_must_fit_beside_those_that_run() {
+        let allocatable = BTreeMap::from([("cpu".to_owned(), 2000)]);
+        let active = [Arc::new(pod("1500m", 8080))];
+        let why =
+            |new: &Pod, max| refusal(new, &active, &allocatable, max).map(|t| format!("{}: {}", t.reason, t.message));
+        assert_eq!(why(&pod("500m", 0), 110), None);
+        let cpu = "OutOfcpu: Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000";
+        assert_eq!(why(&pod("600m", 0), 110).as_deref(), Some(cpu));
+        let pods = "OutOfpods: Node didn't have enough resource: pods, requested: 1, used: 1, capacity: 1";
+        assert_eq!(why(&pod("0", 0), 1).as_deref(), Some(pods));
+        assert!(why(&pod("0", 8080), 110).is_some_and(|w| w.starts_with("NodePorts: Predicate NodePorts failed")));
+        let mut known = pod("600m", 0);
+        known.status = serde_json::from_value(serde_json::json!({"startTime": "2026-01-01T00:00:00Z"})).unwrap();
+        assert_eq!(why(&known, 110), None, "it ran here before");
+    }
 }

@@ -101,6 +101,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         &config.container_runtime_endpoint,
         config.runtime_request_timeout,
     )?);
+    check_cgroup_driver(runtime.as_ref()).await?;
     let recorder = Recorder::new(client.clone(), "kubelet", &node);
     let machine = Machine::read();
     let quota_period = i64::try_from(config.cpu_cfs_quota_period.as_micros()).unwrap_or(i64::MAX);
@@ -226,6 +227,21 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         () = stop.cancelled() => {}
     }
     recorder.flush(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// The runtime puts containers below the groups that the agent makes, so both must speak of groups in the same way.
+/// A runtime that does not answer yet, or does not know the question, is believed.
+async fn check_cgroup_driver(runtime: &dyn Runtime) -> Result<(), String> {
+    let driver = runtime
+        .runtime_config()
+        .await
+        .ok()
+        .and_then(|c| c.linux)
+        .map(|l| l.cgroup_driver);
+    if driver == Some(steersman_cri::v1::CgroupDriver::Systemd as i32) {
+        return Err("the container runtime uses the systemd cgroup driver, this agent supports only cgroupfs".into());
+    }
     Ok(())
 }
 

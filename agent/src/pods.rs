@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use crate::admit::refusal;
 use crate::context::Context;
 use crate::pod;
+use crate::pod::seen::Trouble;
 use crate::pod::worker::{Assigned, Worker};
 use crate::runtime::labels;
 
@@ -89,6 +90,10 @@ impl Pods {
         if let Some(why) = &refused {
             crate::events::PodEvents::new(self.context.sink.clone(), pod).warning(None, &why.reason, &why.message);
         }
+        let refused = refused.map(|why| Trouble {
+            message: format!("Pod was rejected: {}", why.message),
+            ..why
+        });
         let (sender, receiver) = watch::channel(assigned);
         let wake = Arc::new(Notify::new());
         let worker = Worker::new(self.context.clone(), receiver, wake.clone(), refused);

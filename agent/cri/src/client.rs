@@ -142,16 +142,6 @@ impl Runtime for Client {
         )
     }
 
-    async fn update_pod_cidr(&self, pod_cidr: &str) -> Result<()> {
-        let runtime_config = Some(v1::RuntimeConfig {
-            network_config: Some(v1::NetworkConfig {
-                pod_cidr: pod_cidr.into(),
-            }),
-        });
-        let request = self.request(v1::UpdateRuntimeConfigRequest { runtime_config });
-        call!(self.runtime, update_runtime_config, "UpdateRuntimeConfig", request).map(drop)
-    }
-
     async fn run_sandbox(&self, config: v1::PodSandboxConfig, handler: &str) -> Result<String> {
         // Network plugins may be slow: upstream gives a sandbox twice the time of other calls.
         let request = within(
@@ -247,20 +237,6 @@ impl Runtime for Client {
         call!(self.runtime, container_status, "ContainerStatus", request)?
             .status
             .ok_or_else(|| absent("ContainerStatus"))
-    }
-
-    async fn update_container(&self, id: &str, resources: v1::LinuxContainerResources) -> Result<()> {
-        let request = self.request(v1::UpdateContainerResourcesRequest {
-            container_id: id.into(),
-            linux: Some(resources),
-        });
-        call!(
-            self.runtime,
-            update_container_resources,
-            "UpdateContainerResources",
-            request
-        )
-        .map(drop)
     }
 
     async fn reopen_log(&self, id: &str) -> Result<()> {
@@ -359,14 +335,5 @@ impl Runtime for Client {
         });
         let request = self.request(v1::RemoveImageRequest { image });
         gone_is_fine(call!(self.images, remove_image, "RemoveImage", request).map(drop))
-    }
-
-    async fn image_fs(&self) -> Result<v1::ImageFsInfoResponse> {
-        call!(
-            self.images,
-            image_fs_info,
-            "ImageFsInfo",
-            self.request(v1::ImageFsInfoRequest {})
-        )
     }
 }

@@ -237,10 +237,6 @@ impl Runtime for Fake {
         })
     }
 
-    async fn update_pod_cidr(&self, _: &str) -> Result<()> {
-        self.call("UpdateRuntimeConfig", |_| Ok(()))
-    }
-
     async fn run_sandbox(&self, config: v1::PodSandboxConfig, handler: &str) -> Result<String> {
         self.call("RunPodSandbox", |state| {
             state.next += 1;
@@ -444,10 +440,6 @@ impl Runtime for Fake {
         })
     }
 
-    async fn update_container(&self, _: &str, _: v1::LinuxContainerResources) -> Result<()> {
-        self.call("UpdateContainerResources", |_| Ok(()))
-    }
-
     async fn reopen_log(&self, _: &str) -> Result<()> {
         self.call("ReopenContainerLog", |_| Ok(()))
     }
@@ -506,10 +498,6 @@ impl Runtime for Fake {
             state.images.retain(|name, i| name != image && i.id != image);
             Ok(())
         })
-    }
-
-    async fn image_fs(&self) -> Result<v1::ImageFsInfoResponse> {
-        self.call("ImageFsInfo", |_| Ok(v1::ImageFsInfoResponse::default()))
     }
 }
 

@@ -54,7 +54,6 @@ pub trait Runtime: Send + Sync + 'static {
     async fn status(&self) -> Result<v1::StatusResponse>;
     /// The cgroup driver the runtime uses; runtimes older than CRI 1.28 answer "unimplemented".
     async fn runtime_config(&self) -> Result<v1::RuntimeConfigResponse>;
-    async fn update_pod_cidr(&self, pod_cidr: &str) -> Result<()>;
 
     /// Makes and starts a sandbox, network included; gives its id.
     async fn run_sandbox(&self, config: v1::PodSandboxConfig, handler: &str) -> Result<String>;
@@ -78,7 +77,6 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_container(&self, id: &str) -> Result<()>;
     async fn list_containers(&self, filter: v1::ContainerFilter) -> Result<Vec<v1::Container>>;
     async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus>;
-    async fn update_container(&self, id: &str, resources: v1::LinuxContainerResources) -> Result<()>;
     async fn reopen_log(&self, id: &str) -> Result<()>;
 
     /// Runs a command to its end and returns its output. `timeout` zero means none.
@@ -103,5 +101,4 @@ pub trait Runtime: Send + Sync + 'static {
         sandbox_config: v1::PodSandboxConfig,
     ) -> Result<String>;
     async fn remove_image(&self, image: &str) -> Result<()>;
-    async fn image_fs(&self) -> Result<v1::ImageFsInfoResponse>;
 }

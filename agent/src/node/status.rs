@@ -143,10 +143,10 @@ pub fn allocatable(
 fn threshold(config: &KubeletConfiguration, signal: &str, capacity: i64) -> i64 {
     match config.eviction_hard.get(signal).map(String::as_str) {
         None => 0,
-        Some(text) => match text.strip_suffix('%').and_then(|p| p.parse::<f64>().ok()) {
-            // A percentage is below 100 and capacities are far below 2^52: exact enough, as upstream's floats are.
+        Some(text) => match text.strip_suffix('%').and_then(|p| p.parse::<f32>().ok()) {
+            // Upstream keeps percentages as 32-bit fractions; the same arithmetic gives the same bytes.
             #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-            Some(percent) => (capacity as f64 * percent / 100.0) as i64,
+            Some(percent) => (capacity as f64 * f64::from(percent / 100.0)) as i64,
             None => value(&Quantity(text.to_owned())),
         },
     }
@@ -308,7 +308,7 @@ mod tests {
         );
         assert_eq!(of(&status.capacity, "memory"), "4194304Ki");
         assert_eq!(of(&status.allocatable, "memory"), "4091904Ki");
-        assert_eq!(of(&status.allocatable, "ephemeral-storage"), (90_i64 << 30).to_string());
+        assert_eq!(of(&status.allocatable, "ephemeral-storage"), "96636764000");
         assert_eq!(of(&status.allocatable, "pods"), "110");
     }
 

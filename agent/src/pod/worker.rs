@@ -157,7 +157,18 @@ impl Worker {
             self.report(pod, &seen);
         }
         let _ = reported;
-        self.act(pod, &seen, plan, &events).await
+        // A pull or a postStart hook may take long: the pod's end does not wait for it.
+        let mut assigned = self.assigned.clone();
+        let ended = async {
+            let over = |a: &Assigned| a.gone || a.pod.metadata.deletion_timestamp.is_some();
+            if assigned.wait_for(over).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            next = self.act(pod, &seen, plan, &events) => next,
+            () = ended => Next::Again,
+        }
     }
 
     /// One observation, with everything that this process knows besides.

@@ -118,9 +118,10 @@ impl Volumes {
         };
         let context = pod::spec(fields.pod).security_context.as_ref();
         let group = context.and_then(|c| c.fs_group);
+        let memory = fields.allocatable.get("memory").copied().unwrap_or(0);
         if let Some(source) = &volume.empty_dir {
             let path = dir("empty-dir");
-            empty_dir::setup(&path, source, group).map_err(|e| e.to_string())?;
+            empty_dir::setup(&path, source, group, memory).map_err(|e| e.to_string())?;
             return Ok(Mounted { path, read_only: false });
         }
         if let Some(source) = &volume.host_path {
@@ -145,7 +146,7 @@ impl Volumes {
         let path = dir(kind);
         let target = path.clone();
         let write = move || -> std::io::Result<()> {
-            empty_dir::prepare(&target, in_memory, None)?;
+            empty_dir::prepare(&target, in_memory.then_some(memory), group)?;
             atomic::write(&target, &payload, Timestamp::now(), |new| match group {
                 Some(group) => ownership::apply(new, group, true),
                 None => Ok(()),
