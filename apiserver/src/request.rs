@@ -109,7 +109,7 @@ async fn stages(api: &Arc<Api>, call: Arc<Call>) -> Result<Response<Body>, Statu
         return nonresource::serve(api, &authorized).await;
     }
     let info = authorized.info();
-    if !api.resources.serves(&info.group, &info.version) {
+    if !api.resources.has_group(&info.group) {
         return Ok(respond::page_not_found());
     }
     let target = resolve(api, info)?;

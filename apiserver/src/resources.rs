@@ -178,6 +178,11 @@ impl Resources {
         &self.groups
     }
 
+    /// Whether any version of a group is served.
+    pub fn has_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|(name, _)| *name == group)
+    }
+
     /// Whether a group-version is served.
     pub fn serves(&self, group: &str, version: &str) -> bool {
         self.groups

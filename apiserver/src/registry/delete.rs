@@ -24,6 +24,8 @@ use crate::{hooks, negotiate, respond};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
+/// Upstream's text for a delete of a Job that says nothing about its pods.
+const JOB_WARNING: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
 /// Rounds of compare-and-swap; see [`super::update`].
 const ROUNDS: usize = 20;
 
@@ -57,6 +59,10 @@ pub async fn delete(api: &Api, ticket: &Authorized, target: &Target) -> Result<R
     let resource = &target.resource;
     let output = negotiate::output(&call.headers, &call.query, false)?;
     let options = read_options(call).await?;
+    let silent = options.propagation.is_none() && options.orphan_dependents.is_none();
+    if silent && resource.is("batch", "jobs") {
+        call.warn(JOB_WARNING);
+    }
     let deleted = object_of(api, ticket, target, &options).await?;
     let accepted = !deleted.gone && options.orphan_dependents == Some(false);
     let code = if accepted { 202 } else { 200 };

@@ -405,6 +405,13 @@ pub fn released(new: &Value, old: &Value) -> Taken {
 
 /// An update that leaves allocated values out keeps them (upstream: `patchAllocatedValues`).
 pub fn patch_allocated_values(new: &mut Value, old: &Value) {
+    follow_the_changed_one(new, old);
+    if !needs_addresses(new)
+        && needs_addresses(old)
+        && let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut)
+    {
+        spec.remove("internalTrafficPolicy");
+    }
     if needs_addresses(new) && needs_addresses(old) {
         let spec = &mut new["spec"];
         let blank =
@@ -459,6 +466,23 @@ pub fn patch_allocated_values(new: &mut Value, old: &Value) {
         {
             new["spec"]["healthCheckNodePort"] = kept.clone();
         }
+    }
+}
+
+/// `clusterIP` and `clusterIPs` say the same twice: of the two the one that the client changed counts.
+fn follow_the_changed_one(new: &mut Value, old: &Value) {
+    let single = |service: &Value| text(service, "/spec/clusterIP").to_owned();
+    let listed = |service: &Value| strings(&service["spec"]["clusterIPs"]);
+    let (one, many) = (single(new), listed(new));
+    let (one_changed, many_changed) = (one != single(old), many != listed(old));
+    if one_changed && !many_changed {
+        if one.is_empty() {
+            new["spec"]["clusterIPs"] = json!([]);
+        } else if let Some(first) = new.pointer_mut("/spec/clusterIPs/0") {
+            *first = one.into();
+        }
+    } else if many_changed && !one_changed {
+        new["spec"]["clusterIP"] = many.first().cloned().unwrap_or_default().into();
     }
 }
 
