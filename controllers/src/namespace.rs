@@ -1,6 +1,6 @@
 //! Empties a namespace that is being deleted, then lets it go.
 //!
-//! Watches: namespaces. Writes: everything in them (deletions only), namespaces/status, namespaces/finalize. Pods go
+//! Watches: namespaces, pods. Writes: everything in them (deletions only), namespaces/status, namespaces/finalize. Pods go
 //! first and alone: other objects (Secrets, NetworkPolicies) may matter to pods that still run. What is there comes from discovery at
 //! each run, so that new resources are not forgotten. [`conditions`] is the pure part: what the namespace's status says.
 //!
@@ -46,6 +46,20 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
             let namespace = event.object();
             if !matches!(event, Event::Deleted(_)) && namespace.metadata.deletion_timestamp.is_some() {
                 adding.add(namespace.metadata.name.clone().unwrap_or_default());
+            }
+        });
+        // The last pod's end lets the rest go: no need to sit out the estimate.
+        let (adding, pods) = (queue.clone(), context.informers.of::<Pod>());
+        let (remaining, known) = (pods.clone(), namespaces.clone());
+        pods.on_event(move |event| {
+            let namespace = event.object().metadata.namespace.as_deref().unwrap_or_default();
+            let going = || {
+                known
+                    .get("", namespace)
+                    .is_some_and(|n| n.metadata.deletion_timestamp.is_some())
+            };
+            if matches!(event, Event::Deleted(_)) && going() && remaining.list_in(namespace).is_empty() {
+                adding.add(namespace.to_owned());
             }
         });
         let client = context.client.clone();

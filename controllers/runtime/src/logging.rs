@@ -13,11 +13,12 @@ pub fn init(verbosity: u8) {
         4..=5 => "debug",
         _ => "trace",
     };
-    // What the libraries below say at our levels is about single connections: only from --v=8 on.
+    // What the libraries below say at our levels is about single connections: only from --v=8 on. kube's client logs as
+    // an error what we see as a result and report ourselves.
     let ours = if verbosity >= 8 {
         level.to_owned()
     } else {
-        format!("{level},hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tower=warn,kube_client=warn,kube=warn")
+        format!("{level},hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tower=warn,kube_client=off")
     };
     let filter = std::env::var("RUST_LOG")
         .ok()

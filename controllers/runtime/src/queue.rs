@@ -201,7 +201,10 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> WorkQueue<K> {
             });
         }
         while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
+            // Cancelled: the program is ending.
+            if let Err(error) = ended
+                && !error.is_cancelled()
+            {
                 tracing::error!(%error, "a worker for {what} died");
             }
         }

@@ -146,6 +146,10 @@ impl Flags {
             .cluster_signing_cert_file
             .clone()
             .zip(self.cluster_signing_key_file.clone());
+        if let Some(files) = &signing {
+            // The signer reads them for each request; here it is only found out that they can be used.
+            crate::csr::sign::authority(files).context("error reading CA cert and key files")?;
+        }
         Ok(Settings {
             root_ca,
             signing,

@@ -55,15 +55,15 @@ pub fn main() -> ! {
 pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<Outcome> {
     let settings = Arc::new(flags.settings()?);
     let enabled = flags.enabled()?;
-    let client = Client::from_kubeconfig(&flags.kubeconfig, NAME).await?;
-    let metrics = Metrics::new();
-    serve::open(&flags.serving, NAME, PORT, &client, metrics, |_| {}, stop.clone()).await?;
-
     let host = steersman_runtime::flags::hostname();
     let config = flags
         .leader
         .config(NAME, leader::identity(&host))
         .map_err(anyhow::Error::msg)?;
+    let client = Client::from_kubeconfig(&flags.kubeconfig, NAME).await?;
+    let metrics = Metrics::new();
+    serve::open(&flags.serving, NAME, PORT, &client, metrics, |_| {}, stop.clone()).await?;
+
     let use_tokens = flags.use_service_account_credentials;
     if !flags.leader.leader_elect {
         controllers(enabled, client, settings, use_tokens, stop).await;
@@ -113,6 +113,9 @@ async fn controllers(
                 ended = (controller.start)(context) => ended,
                 () = stop.cancelled() => return,
             };
+            if stop.is_cancelled() {
+                return;
+            }
             match ended {
                 Ok(()) => info!(
                     controller = controller.name,

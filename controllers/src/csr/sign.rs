@@ -41,8 +41,6 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
         let Some(files) = context.settings.signing.clone() else {
             return Ok(());
         };
-        // Wrong files are an error of the command line: say so at once.
-        authority(&files)?;
         let requests = context.informers.of::<CertificateSigningRequest>();
         requests.synced().await;
         let queue = context.queue::<String>();
@@ -72,7 +70,11 @@ struct Signer {
     longest: Duration,
 }
 
-fn authority((certificate, key): &(PathBuf, PathBuf)) -> anyhow::Result<Authority> {
+/// Reads the CA.
+///
+/// # Errors
+/// When a file cannot be read or used; one line.
+pub fn authority((certificate, key): &(PathBuf, PathBuf)) -> anyhow::Result<Authority> {
     let read = |path: &PathBuf| std::fs::read(path).map_err(|e| anyhow::anyhow!("open {}: {e}", path.display()));
     Ok(Authority::from_pem(&read(certificate)?, &read(key)?)?)
 }

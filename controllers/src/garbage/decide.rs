@@ -17,6 +17,8 @@ pub enum OwnerState {
     Waiting,
     /// The server has confirmed that it is gone.
     Absent,
+    /// Its kind is not known (now): neither there nor gone.
+    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub enum Decision {
     Nothing,
     /// Deleted in the foreground; dependents that block it are still there.
     WaitForDependents,
+    /// An owner's kind is not known: look again after the next discovery.
+    WaitForDiscovery,
     RemoveFinalizer(&'static str),
     /// Take the references off all dependents, then the finalizer off the object.
     Orphan,
@@ -72,6 +76,9 @@ pub fn decide(
     }
     if owners.is_empty() {
         return Decision::Nothing;
+    }
+    if owners.iter().any(|(_, state)| *state == OwnerState::Unknown) {
+        return Decision::WaitForDiscovery;
     }
     let lost: Vec<String> = owners
         .iter()

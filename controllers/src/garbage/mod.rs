@@ -40,11 +40,17 @@ const DISCOVER_EVERY: Duration = Duration::from_secs(30);
 const ABSENT: usize = 4096;
 
 /// One object, whatever its kind.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Item {
     pub resource: Resource,
     pub key: Key,
     pub uid: String,
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} ({})", self.resource.kind, self.key, self.uid)
+    }
 }
 
 /// A bounded memory of UIDs; the oldest are forgotten.
@@ -179,24 +185,25 @@ async fn reconcile(this: Arc<Collector>, item: Item) -> Result<Option<Duration>,
         // Somebody changed it meanwhile: look again at what it is now.
         Err(error) if error.is_conflict() => Ok(Some(Duration::from_millis(50))),
         Err(error) if error.is_not_found() => Ok(None),
-        outcome => outcome.map(|()| None).map_err(|e| e.to_string()),
+        outcome => outcome.map_err(|e| e.to_string()),
     }
 }
 
 impl Collector {
-    async fn attempt(&self, item: &Item) -> Result<(), ApiError> {
+    /// Returns when to look again, if nothing else will tell.
+    async fn attempt(&self, item: &Item) -> Result<Option<Duration>, ApiError> {
         let Some(cached) = self.monitors.get(&item.resource, &item.key) else {
-            return Ok(());
+            return Ok(None);
         };
         // Most objects have owners that are there: no request is needed to leave them alone.
         if !decide::needs_attention(&cached.metadata) && self.all_owners_known(&cached) {
-            return Ok(());
+            return Ok(None);
         }
         let Some(object) = self.live(&item.resource, &item.key).await? else {
-            return Ok(());
+            return Ok(None);
         };
         if object.metadata.uid.as_deref() != Some(item.uid.as_str()) {
-            return Ok(());
+            return Ok(None);
         }
         let dependents = self.monitors.dependents(&item.uid);
         let mut owners = Vec::new();
@@ -205,23 +212,24 @@ impl Collector {
         }
         let blocking = dependents.iter().any(|d| self.blocks(d, &item.uid));
         match decide(&object.metadata, &owners, !dependents.is_empty(), blocking) {
-            Decision::Nothing => Ok(()),
+            Decision::Nothing => {}
+            Decision::WaitForDiscovery => return Ok(Some(DISCOVER_EVERY)),
             Decision::WaitForDependents => {
                 for dependent in dependents {
                     self.queue.add(dependent);
                 }
-                Ok(())
             }
-            Decision::RemoveFinalizer(finalizer) => self.remove_finalizer(item, &object, finalizer).await,
+            Decision::RemoveFinalizer(finalizer) => self.remove_finalizer(item, &object, finalizer).await?,
             Decision::Orphan => {
                 for dependent in &dependents {
                     self.disown(dependent, std::slice::from_ref(&item.uid)).await?;
                 }
-                self.remove_finalizer(item, &object, ORPHAN).await
+                self.remove_finalizer(item, &object, ORPHAN).await?;
             }
-            Decision::Disown(uids) => self.disown(item, &uids).await,
-            Decision::Delete(policy) => self.delete(item, &object, policy).await,
+            Decision::Disown(uids) => self.disown(item, &uids).await?,
+            Decision::Delete(policy) => self.delete(item, &object, policy).await?,
         }
+        Ok(None)
     }
 
     fn all_owners_known(&self, object: &PartialObject) -> bool {
@@ -258,10 +266,8 @@ impl Collector {
             return Ok(state(&found));
         }
         let Some(resource) = self.monitors.resource(owner) else {
-            return Err(ApiError::Decode(format!(
-                "no matches for kind {:?} in {:?}",
-                owner.kind, owner.api_version
-            )));
+            debug!(object = %item.key, kind = owner.kind, version = owner.api_version, "an owner's kind is not known");
+            return Ok(OwnerState::Unknown);
         };
         if resource.namespaced && item.key.namespace.is_empty() {
             // A cluster-scoped object cannot have such an owner: the reference says nothing.
@@ -279,10 +285,12 @@ impl Collector {
         match found.filter(|f| f.metadata.uid.as_deref() == Some(owner.uid.as_str())) {
             Some(found) => Ok(state(&found)),
             None => {
+                // Known elsewhere: absent here, but not gone.
                 if self.monitors.anywhere(&owner.uid) {
                     self.complain(item, owner).await;
+                } else {
+                    self.gone.lock().insert(&owner.uid);
                 }
-                self.gone.lock().insert(&owner.uid);
                 Ok(OwnerState::Absent)
             }
         }

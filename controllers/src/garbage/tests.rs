@@ -7,9 +7,10 @@ use steersman_types::{ObjectMeta, Time};
 
 fn states() -> impl Strategy<Value = Vec<OwnerState>> {
     let one = prop_oneof![
-        Just(OwnerState::Solid),
-        Just(OwnerState::Waiting),
-        Just(OwnerState::Absent)
+        3 => Just(OwnerState::Solid),
+        3 => Just(OwnerState::Waiting),
+        6 => Just(OwnerState::Absent),
+        1 => Just(OwnerState::Unknown),
     ];
     proptest::collection::vec(one, 0..5)
 }
@@ -43,7 +44,8 @@ proptest! {
         states in states(), going: bool, orphan: bool, foreground: bool, dependents: bool, blocked: bool,
     ) {
         let decision = decide(&meta(going, orphan, foreground), &owners(&states), dependents || blocked, blocked);
-        let safe = states.is_empty() || states.contains(&OwnerState::Solid) || going;
+        let safe = states.is_empty() || states.contains(&OwnerState::Solid)
+            || states.contains(&OwnerState::Unknown) || going;
         prop_assert!(!(safe && matches!(decision, Decision::Delete(_))), "{decision:?}");
         if let Decision::Disown(uids) = &decision {
             for (i, state) in states.iter().enumerate() {
