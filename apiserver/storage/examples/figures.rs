@@ -1,5 +1,5 @@
 //! Measures the store and the cache against a real three-member etcd on this machine:
-//! `STEERSMAN_ETCD=... cargo run --release -p steersman-storage --example figures [objects]`.
+//! `STEERSMAN_ETCD=... cargo run --release -p steersman-storage --example figures [objects [page]]`.
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 
 #[path = "../tests/common/mod.rs"]

@@ -89,6 +89,35 @@ async fn before_it_is_loaded_it_says_so_and_it_loads_when_the_store_comes() {
 }
 
 #[tokio::test]
+async fn watches_and_reads_of_the_past_survive_a_restart_of_the_server() {
+    let store = Unsteady::new(MemoryStore::new());
+    let mut written = vec![];
+    for n in 0..20 {
+        written.push(
+            store
+                .create(&pod(n % 7 + 100 * n), "node=a;".into(), None)
+                .await
+                .unwrap(),
+        );
+    }
+    let cache = ready(&store).await;
+    assert_eq!(
+        cache.revision(),
+        written[19],
+        "nothing older than the newest state is ever told"
+    );
+    let mut resumed = cache.watch(all(), written[4]).unwrap();
+    assert_eq!(take(&mut resumed, 15).await, written[5..]);
+    assert_eq!(cache.snapshot_at(PODS, written[9]).unwrap().count(PODS, None), 10);
+
+    // As far back as the store remembers, and no farther.
+    store.compact(written[9]).await.unwrap();
+    let cache = ready(&store).await;
+    assert_eq!(cache.revision(), written[19]);
+    assert!(matches!(cache.watch(all(), written[4]), Err(Error::Expired { .. })));
+}
+
+#[tokio::test]
 async fn a_cut_watch_of_the_store_is_not_felt_by_watchers() {
     let store = Unsteady::new(MemoryStore::new());
     let cache = ready(&store).await;

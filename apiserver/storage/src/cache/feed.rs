@@ -21,6 +21,11 @@ use crate::store::{Batch, Change, Error, KeyValue, RangeRequest, Result, Revisio
 
 /// Pages that are being indexed while the next one is fetched.
 const PAGES_AHEAD: usize = 3;
+/// How many revisions of the past to replay at the start, if the store still has them. At some KiB each they fit into the
+/// event log.
+const REPLAY: [Revision; 2] = [10_000, 1_000];
+/// Time for the replay.
+const REPLAY_TIME: Duration = Duration::from_secs(5);
 /// Pause after a failure of the store (which has its own retries and deadlines), doubled with each one in a row.
 const PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -54,20 +59,43 @@ pub(super) async fn run(cache: Weak<Inner>, store: Arc<dyn Store>) {
     }
 }
 
+/// Loads the store's state. The first time it takes a state of the past and lets the watch replay what followed, so that
+/// clients of a server that was restarted find the history which they need to resume.
 async fn load(cache: &Inner, store: &dyn Store) -> Result<()> {
+    let now = store.current_revision().await?;
+    if cache.state.read().epoch == 0 {
+        for back in REPLAY {
+            let from = (now - back).max(1);
+            match load_at(cache, store, from, now).await {
+                Err(Error::Compacted { .. }) => {}
+                done => return done,
+            }
+        }
+    }
+    load_at(cache, store, 0, 0).await
+}
+
+/// Loads the state at `revision` (0: the newest), to be told when the cache has reached `target`.
+async fn load_at(cache: &Inner, store: &dyn Store, revision: Revision, target: Revision) -> Result<()> {
     let mut pages = VecDeque::new();
     let mut objects = Vec::new();
+    let (prefix, limit) = (cache.options.prefix.clone(), cache.options.page);
     let mut request = RangeRequest {
-        prefix: cache.options.prefix.clone(),
-        limit: cache.options.page,
-        ..RangeRequest::default()
+        prefix,
+        limit,
+        revision,
+        after: None,
     };
     loop {
         let page = store.range(request.clone()).await?;
         request.revision = page.revision;
         request.after = page.kvs.last().map(|kv| kv.key.clone());
         let more = page.more && request.after.is_some();
-        objects.reserve(usize::try_from(page.count).unwrap_or(0));
+        objects.reserve(if objects.is_empty() {
+            usize::try_from(page.count).unwrap_or(0)
+        } else {
+            0
+        });
         let indexer = cache.indexer.clone();
         pages.push_back(tokio::task::spawn_blocking(move || index_page(&*indexer, page.kvs)));
         while pages.len() > if more { PAGES_AHEAD } else { 0 }
@@ -85,12 +113,13 @@ async fn load(cache: &Inner, store: &dyn Store) -> Result<()> {
     tracing::info!(
         objects = objects.len(),
         revision = request.revision,
+        target,
         "loaded the state of the store"
     );
-    let after = cache.state.write().load(objects, request.revision);
+    let after = cache.state.write().load(objects, request.revision, target);
     // Revisions may mean something else now (a restored store).
     cache.past.lock().clear();
-    finish(cache, after, request.revision);
+    finish(cache, after);
     Ok(())
 }
 
@@ -134,8 +163,15 @@ async fn follow_from(
     let Some(kick) = cache.upgrade().map(|c| c.kick.clone()) else {
         return Stop::End;
     };
+    let replayed = tokio::time::sleep(REPLAY_TIME);
+    tokio::pin!(replayed);
+    let mut replaying = cache.upgrade().is_some_and(|c| !c.state.read().is_ready());
     loop {
         let batch = tokio::select! {
+            () = &mut replayed, if replaying => {
+                tracing::warn!("the replay of past revisions does not come to its end; loading the newest state instead");
+                return Stop::Load;
+            }
             batch = batches.next() => batch,
             reload = kick.kicked() => {
                 tracing::warn!(from = next, reload, "restarting the watch of the store");
@@ -155,6 +191,7 @@ async fn follow_from(
                 }
                 next = next.max(batch.revision + 1);
                 apply(&inner, batch);
+                replaying = replaying && !inner.state.read().is_ready();
             }
             Some(Err(error)) => return stop_for(&error),
             None => return Stop::Watch,
@@ -214,11 +251,11 @@ fn apply(cache: &Inner, batch: Batch) {
         })
         .collect();
     let after = cache.state.write().apply(changes, revision);
-    finish(cache, after, revision);
+    finish(cache, after);
 }
 
 /// What has to happen after a write of the state, outside its lock.
-fn finish(cache: &Inner, mut after: Aftermath, revision: Revision) {
+fn finish(cache: &Inner, mut after: Aftermath) {
     for topic in after.wake.drain(..) {
         topic.notify.notify_waiters();
     }
@@ -227,9 +264,13 @@ fn finish(cache: &Inner, mut after: Aftermath, revision: Revision) {
         let state = cache.state.read();
         past.retain(|(resource, snapshot)| state.reaches(resource, snapshot.revision()));
     }
-    cache.progress.send_if_modified(|now| {
-        let moved = *now != revision;
-        *now = revision;
-        moved
-    });
+    let (ready, revision) = {
+        let state = cache.state.read();
+        (state.is_ready(), state.revision)
+    };
+    if ready {
+        cache
+            .progress
+            .send_if_modified(|now| std::mem::replace(now, revision) != revision);
+    }
 }

@@ -61,7 +61,7 @@ impl CacheOptions {
             history_bytes: 64 << 20,
             encoding_bytes: 32 << 20,
             wait: Duration::from_secs(3),
-            page: 10_000,
+            page: 5_000,
         }
     }
 }
@@ -180,6 +180,8 @@ impl Cache {
     }
 
     /// One object, now.
+    ///
+    /// (Like all reads without [`Result`], only to be used after [`Cache::ready`] or a barrier that succeeded.)
     pub fn get(&self, key: &str) -> Option<Arc<Object>> {
         self.inner.state.read().get(key).cloned()
     }

@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub revision: Revision,
     /// Counts (re)loads: history does not reach over one. 0: nothing is loaded yet.
     pub epoch: u64,
+    /// Nothing is told before this revision is reached: it was the newest one when the load began.
+    target: Revision,
     /// Revision of the last load, where the history of every resource starts.
     floor: Revision,
     shards: HashMap<Arc<str>, Shard>,
@@ -108,14 +110,21 @@ impl State {
             ledger,
             revision: 0,
             epoch: 0,
+            target: 0,
             floor: 0,
             shards: HashMap::new(),
             broken: BTreeMap::new(),
         }
     }
 
-    /// Replaces everything by the state at `revision`. History starts anew: all watches expire.
-    pub fn load(&mut self, objects: Vec<Arc<Object>>, revision: Revision) -> Aftermath {
+    /// Whether the state may be told.
+    pub fn is_ready(&self) -> bool {
+        self.epoch > 0 && self.revision >= self.target
+    }
+
+    /// Replaces everything by the state at `revision`, which is to be told when it has reached `target`. History starts
+    /// anew: all watches expire.
+    pub fn load(&mut self, objects: Vec<Arc<Object>>, revision: Revision, target: Revision) -> Aftermath {
         let mut sorted: HashMap<Arc<str>, Vec<Arc<Object>>> = HashMap::new();
         self.broken = objects
             .iter()
@@ -141,6 +150,7 @@ impl State {
         let before = std::mem::replace(&mut self.shards, shards);
         self.revision = revision;
         self.floor = revision;
+        self.target = target;
         self.epoch += 1;
         let wake = before.values().flat_map(|s| s.topics.all().cloned()).collect();
         Aftermath {
@@ -240,7 +250,7 @@ impl State {
 
     /// The resource now, and the events to undo to get back to `revision`, latest first.
     pub fn before(&self, resource: &str, revision: Revision) -> Result<(Objects, Vec<Arc<Event>>), Error> {
-        if self.epoch == 0 {
+        if !self.is_ready() {
             return Err(Error::NotReady);
         }
         if revision > self.revision {
@@ -282,7 +292,7 @@ impl State {
 
     /// Starts a watch strictly after `revision`, which may lie in the future.
     pub fn join(&mut self, scope: &Scope, revision: Revision) -> Result<(Position, Arc<Topic>), Error> {
-        if self.epoch == 0 {
+        if !self.is_ready() {
             return Err(Error::NotReady);
         }
         let epoch = self.epoch;
