@@ -46,7 +46,7 @@ fn add(total: &mut Amounts, more: &Amounts) {
     for (name, quantity) in more {
         let sum = total
             .get(name)
-            .map_or_else(|| quantity.clone(), |have| have.plus(quantity));
+            .map_or(*quantity, |have| have.plus(quantity));
         total.insert(name.clone(), sum);
     }
 }
