@@ -9,8 +9,8 @@ use steersman_auth::authn::Authenticator;
 use steersman_auth::authz::Authorizer;
 use steersman_auth::authz::rbac::Rbac;
 use steersman_auth::token::{Issuer, VerifyKey};
-use steersman_storage::Store;
-use steersman_storage::cache::Cache;
+use steersman_storage::cache::{self, Cache};
+use steersman_storage::{Store, store};
 use tokio_util::sync::CancellationToken;
 
 use crate::flags::Options;
@@ -51,4 +51,31 @@ pub struct Api {
     pub external_address: String,
     /// `--advertise-address`, or the address of the default route.
     pub advertised: std::net::IpAddr,
+}
+
+/// How long a consistent read may take: with the time for everything else, less than the ten seconds after which a
+/// request without store must have failed.
+const FRESH_PATIENCE: Duration = Duration::from_secs(9);
+
+impl Api {
+    /// Waits until the cache shows everything that was written before the call.
+    ///
+    /// # Errors
+    /// When the store cannot say its revision in time, or the cache does not catch up.
+    pub async fn fresh(&self) -> Result<(), cache::Error> {
+        fresh(&self.cache).await
+    }
+}
+
+/// [`Api::fresh`], for those who have only the cache.
+///
+/// # Errors
+/// When the store cannot say its revision in time, or the cache does not catch up.
+pub async fn fresh(cache: &Cache) -> Result<(), cache::Error> {
+    match tokio::time::timeout(FRESH_PATIENCE, cache.fresh()).await {
+        Ok(outcome) => outcome.map(|_| ()),
+        Err(_) => Err(cache::Error::Store(store::Error::Timeout(
+            "no consistent read in time".to_owned(),
+        ))),
+    }
 }

@@ -109,8 +109,7 @@ async fn may_grant(
         return Ok(());
     }
     // What the user holds must be what the store says now.
-    api.cache
-        .fresh()
+    api.fresh()
         .await
         .map_err(|error| crate::registry::cache_refusal(error, resource, "create"))?;
     let info = ticket.info();

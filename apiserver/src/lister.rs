@@ -56,7 +56,7 @@ impl Lister for CacheLister {
 #[async_trait::async_trait]
 impl Cluster for CacheLister {
     async fn refresh(&self) -> Result<(), String> {
-        self.cache.fresh().await.map(|_| ()).map_err(|error| error.to_string())
+        crate::api::fresh(&self.cache).await.map_err(|error| error.to_string())
     }
 }
 

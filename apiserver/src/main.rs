@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use steersman_apiserver::app::{self, App, StartError};
 use steersman_apiserver::flags::Options;
 
+/// Objects live in memory here, of every size and for every time: this allocator gives freed pages back, glibc's keeps
+/// them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let options = match Options::parse_args(std::env::args().skip(1)) {
         Ok(Some(options)) => options,

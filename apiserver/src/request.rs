@@ -28,6 +28,8 @@ use crate::routes::{self, RequestInfo};
 use crate::server::Peer;
 use crate::{negotiate, nonresource, respond, subresources};
 
+/// While the store does not answer, requests fail after this long: less than ten seconds.
+const WITHOUT_STORE: Duration = Duration::from_millis(9_500);
 /// Longest `Audit-ID` that is taken from a client.
 const MAX_AUDIT_ID: usize = 64;
 
@@ -158,7 +160,7 @@ async fn authenticate(api: &Api, call: Arc<Call>) -> Result<Authenticated, Statu
             .authenticate(identity, &call.headers, &call.info.path, call.now)
     };
     let mut answer = ask();
-    if answer.as_ref().is_err_and(|refusal| refusal.stale) && api.cache.fresh().await.is_ok() {
+    if answer.as_ref().is_err_and(|refusal| refusal.stale) && api.fresh().await.is_ok() {
         answer = ask();
     }
     match answer {
@@ -319,7 +321,10 @@ fn deadline(api: &Api, call: &Call) -> Result<Option<Duration>, Status> {
     if routes::is_long_running(&call.info) {
         return Ok(None);
     }
-    let most = api.request_timeout;
+    let mut most = api.request_timeout;
+    if call.info.is_resource && !api.store_health.is_good() {
+        most = most.min(WITHOUT_STORE);
+    }
     let Some(asked) = call.query.get("timeout").filter(|text| !text.is_empty()) else {
         return Ok(Some(most));
     };

@@ -26,14 +26,60 @@ pub fn object(output: &Output, code: u16, value: &Value) -> Result<Response<Body
 /// 500 when it cannot be encoded.
 pub fn encode(output: &Output, value: &Value) -> Result<Bytes, Status> {
     let failed = |error: &dyn std::fmt::Display| Status::internal(format!("encoding the answer: {error}"));
-    if output.pretty && output.media == MediaType::Json {
-        return serde_json::to_vec_pretty(value)
-            .map(Bytes::from)
-            .map_err(|error| failed(&error));
+    let bytes = codec::encode(output.media, value).map_err(|error| failed(&error))?;
+    Ok(if output.pretty && output.media == MediaType::Json {
+        indent(&bytes)
+    } else {
+        bytes
     }
-    codec::encode(output.media, value)
-        .map(Bytes::from)
-        .map_err(|error| failed(&error))
+    .into())
+}
+
+/// JSON text with line breaks and two spaces per level, as Go's encoder writes it; the order of fields stays.
+fn indent(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len() * 2);
+    let (mut level, mut quoted, mut escaped) = (0_usize, false, false);
+    let line = |out: &mut Vec<u8>, level: usize| {
+        out.push(b'\n');
+        out.extend(std::iter::repeat_n(b' ', level * 2));
+    };
+    for (at, byte) in json.iter().copied().enumerate() {
+        let empty = |end: u8| json.get(at + 1) == Some(&end);
+        if quoted {
+            out.push(byte);
+            quoted = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => {
+                quoted = true;
+                out.push(byte);
+            }
+            b'{' | b'[' => {
+                out.push(byte);
+                level += 1;
+                if !empty(if byte == b'{' { b'}' } else { b']' }) {
+                    line(&mut out, level);
+                }
+            }
+            b'}' | b']' => {
+                level = level.saturating_sub(1);
+                if !matches!(out.last(), Some(b'{' | b'[')) {
+                    line(&mut out, level);
+                }
+                out.push(byte);
+            }
+            b',' => {
+                out.push(byte);
+                line(&mut out, level);
+            }
+            b':' => out.extend_from_slice(b": "),
+            b'\n' => {}
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 /// Bytes that are already in the negotiated encoding.
@@ -151,4 +197,17 @@ fn quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indented_json_is_what_go_writes() {
+        let json = br#"{"a":[1,{"b":"x:{,\"y"}],"c":{},"d":[]}"#;
+        let want =
+            "{\n  \"a\": [\n    1,\n    {\n      \"b\": \"x:{,\\\"y\"\n    }\n  ],\n  \"c\": {},\n  \"d\": []\n}";
+        assert_eq!(String::from_utf8_lossy(&indent(json)), want);
+    }
 }

@@ -185,7 +185,8 @@ fn check(ticket: &Authorized, target: &Target, object: &mut Value) -> Result<(),
     let own = meta::validate_create(object, resource.facts.namespaced, resource.kind.validate_name);
     let errors: Vec<_> = own.into_iter().chain(errors).collect();
     if !errors.is_empty() {
-        return Err(Status::invalid(resource.group(), &resource.gvk.kind, &name, &errors));
+        // Upstream names the stored kind: events of events.k8s.io are core's.
+        return Err(Status::invalid(&resource.stored_gvk.group, &resource.gvk.kind, &name, &errors));
     }
     (resource.kind.warnings)(object, None)
         .iter()

@@ -43,8 +43,7 @@ pub async fn find(api: &Api, target: &Target, version: &str) -> Result<Arc<Objec
     let resource = &target.resource;
     match version {
         "" => {
-            api.cache
-                .fresh()
+            api.fresh()
                 .await
                 .map_err(|error| cache_refusal(error, resource, "get"))?;
         }

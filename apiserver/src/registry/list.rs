@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use http::Response;
@@ -90,7 +91,7 @@ pub async fn select(api: &Api, target: &Target, options: &ListOptions) -> Result
     let snapshot = if options.continue_token.is_empty() {
         match options.resource_version.as_str() {
             "" => {
-                cache.fresh().await.map_err(refuse)?;
+                api.fresh().await.map_err(refuse)?;
                 cache.snapshot(&resource.prefix)
             }
             "0" => {
@@ -114,15 +115,19 @@ pub async fn select(api: &Api, target: &Target, options: &ListOptions) -> Result
             }
         }
     } else {
-        if !matches!(options.resource_version.as_str(), "" | "0") {
-            return Err(Status::bad_request(
-                "specifying resource version is not allowed when using continue",
-            ));
-        }
         let token = Continue::read(&options.continue_token)?;
+        match options.resource_version.as_str() {
+            "" => {}
+            "0" => limit = 0,
+            _ => {
+                return Err(Status::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
+            }
+        }
         after = Some(format!("{base}{}", token.after));
         if token.revision < 0 {
-            cache.fresh().await.map_err(refuse)?;
+            api.fresh().await.map_err(refuse)?;
             cache.snapshot(&resource.prefix)
         } else {
             cache.wait_for(token.revision).await.map_err(refuse)?;
@@ -466,6 +471,14 @@ fn put_json_item(out: &mut BytesMut, bytes: &[u8], resource: &Resource) {
     }
 }
 
+/// Reads what upstream reads: bits that are left over at the end do not matter.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone),
+);
+
 /// A continue token: the revision to read at and the last key given, without the resource's prefix.
 #[derive(Debug, PartialEq, Eq)]
 struct Continue {
@@ -491,7 +504,7 @@ impl Continue {
         }
         let refuse = |why: String| Status::bad_request(format!("invalid continue token: {why}"));
         let generic = |why: &dyn std::fmt::Display| refuse(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| generic(&error))?;
+        let bytes = LENIENT.decode(text).map_err(|error| generic(&error))?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|error| generic(&error))?;
         if token.v != "meta.k8s.io/v1" {
             return Err(refuse(format!(

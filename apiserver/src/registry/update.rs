@@ -162,7 +162,7 @@ impl Change<'_> {
                 Ok(Round::Done(changed)) => return Ok(changed),
                 Ok(Round::Lost(newer)) => newer,
                 // Judged by an old copy: look at the store before telling the client.
-                Err(status) if live.as_ref().is_some_and(|live| !live.certain) => {
+                Err(status) if status.code < 500 && live.as_ref().is_some_and(|live| !live.certain) => {
                     let newer = self.certain_look(&key).await?;
                     if newer.as_ref().map(|n| n.revision) == live.as_ref().map(|l| l.revision) {
                         return Err(status);
@@ -348,7 +348,7 @@ impl Change<'_> {
         });
         if !errors.is_empty() {
             return Err(Status::invalid(
-                resource.group(),
+                &resource.stored_gvk.group,
                 &resource.gvk.kind,
                 &target.name,
                 &errors,

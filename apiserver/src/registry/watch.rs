@@ -94,7 +94,12 @@ pub async fn watch(api: &Arc<Api>, ticket: &Authorized, target: &Target) -> Resu
     };
     let (events, initial, failed) = match begun {
         Ok((events, initial)) => (Some(events), initial, None),
-        Err(status) if status.reason == "Expired" => (None, Vec::new(), Some(status)),
+        // Known only when the stream should have begun already, so it is said inside it.
+        Err(status)
+            if status.reason == "Expired" || options.send_initial_events == Some(true) && status.code == 504 =>
+        {
+            (None, Vec::new(), Some(status))
+        }
         Err(status) => return Err(status),
     };
     let now = Instant::now();
@@ -104,7 +109,7 @@ pub async fn watch(api: &Arc<Api>, ticket: &Authorized, target: &Target) -> Resu
         call,
         resource,
         output,
-        bookmark_after_initial: options.send_initial_events == Some(true) && options.bookmarks,
+        bookmark_after_initial: wants_state(&options) && options.bookmarks,
         bookmarks: options.bookmarks,
         next_bookmark: (now + BOOKMARK_EVERY).min(deadline.checked_sub(BOOKMARK_BEFORE_END).unwrap_or(deadline)),
         deadline,
@@ -120,6 +125,12 @@ pub async fn watch(api: &Arc<Api>, ticket: &Authorized, target: &Target) -> Resu
         Some((Ok(Frame::data(chunk)), watching))
     });
     Ok(respond::stream(content_type, StreamBody::new(frames).boxed_unsync()))
+}
+
+/// Whether the watch begins with what is there: asked for, or by upstream's default for watches without a revision.
+fn wants_state(options: &ListOptions) -> bool {
+    let anew = matches!(options.resource_version.as_str(), "" | "0");
+    options.send_initial_events.unwrap_or(anew)
 }
 
 /// The cursor, and the objects that are told first.
@@ -149,10 +160,7 @@ async fn begin(api: &Api, target: &Target, options: &ListOptions) -> Result<(Wat
     };
     let cache = &api.cache;
     let revision = parse_version(&options.resource_version)?;
-    let wants_state = match options.send_initial_events {
-        Some(wanted) => wanted,
-        None => revision == 0,
-    };
+    let wants_state = wants_state(options);
     if revision > 0 && !wants_state {
         // Events up to a future revision will simply come later; a revision from another life never comes.
         return cache
@@ -161,7 +169,7 @@ async fn begin(api: &Api, target: &Target, options: &ListOptions) -> Result<(Wat
             .map_err(refuse);
     }
     if options.resource_version.is_empty() {
-        cache.fresh().await.map_err(refuse)?;
+        api.fresh().await.map_err(refuse)?;
     } else if revision > 0 {
         cache.wait_for(revision).await.map_err(refuse)?;
     } else if !cache.is_ready() {

@@ -71,6 +71,11 @@ impl Services {
         taken: &mut Taken,
     ) -> Result<(), Status> {
         if needs_addresses(service) {
+            steersman_kinds::service::pair_addresses(service, old);
+            let errors = steersman_kinds::service::cluster_ips(service, old);
+            if !errors.is_empty() {
+                return Err(Status::invalid("", "Service", text(service, "/metadata/name"), &errors));
+            }
             self.families(service)?;
             self.take_addresses(api, service, old, dry_run, taken).await?;
         } else if text(service, "/spec/type") == "ExternalName"
@@ -92,13 +97,6 @@ impl Services {
             .and_then(Value::as_object)
             .is_none_or(|s| s.is_empty());
         let spec = &mut service["spec"];
-        let listed: Vec<String> = strings(&spec["clusterIPs"]);
-        let single = spec["clusterIP"].as_str().unwrap_or_default().to_owned();
-        if listed.is_empty() && !single.is_empty() {
-            spec["clusterIPs"] = json!([single]);
-        } else if single.is_empty() && !listed.is_empty() {
-            spec["clusterIP"] = listed[0].clone().into();
-        }
         if !spec["ipFamilyPolicy"].is_string() {
             let two = strings(&spec["clusterIPs"]).len() == 2 || strings(&spec["ipFamilies"]).len() == 2;
             // Headless without selector may have endpoints of either family.

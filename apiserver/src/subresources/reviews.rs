@@ -66,7 +66,7 @@ pub async fn create(api: &Api, ticket: &Authorized, target: &Target) -> Result<R
 async fn token(api: &Api, ticket: &Authorized, asked: Value) -> Result<Value, Status> {
     let now = ticket.call().now;
     let (answer, stale) = review::token(asked.clone(), &api.authenticator, now).map_err(|status| *status)?;
-    if !stale || api.cache.fresh().await.is_err() {
+    if !stale || api.fresh().await.is_err() {
         return Ok(answer);
     }
     let (answer, _) = review::token(asked, &api.authenticator, now).map_err(|status| *status)?;
