@@ -211,6 +211,7 @@ impl Pods {
         let mut orphans: HashSet<String> = self.listed.lock().keys().cloned().collect();
         orphans.extend(self.context.volumes.pods_on_disk());
         orphans.extend(self.context.cgroups.pods());
+        orphans.extend(self.pods_with_logs().into_keys());
         orphans.retain(|uid| !known.contains(uid) && !uid.is_empty());
         for uid in orphans.intersection(before) {
             if let Err(e) = self.remove_orphan(uid).await {
@@ -218,6 +219,20 @@ impl Pods {
             }
         }
         orphans
+    }
+
+    /// Log directories by pod uid: their names are `<namespace>_<name>_<uid>`.
+    fn pods_with_logs(&self) -> HashMap<String, std::path::PathBuf> {
+        let entries = std::fs::read_dir(&self.context.pod_logs)
+            .into_iter()
+            .flatten()
+            .flatten();
+        let uid = |e: &std::fs::DirEntry| {
+            let name = e.file_name().to_string_lossy().into_owned();
+            let mut parts = name.splitn(3, '_').skip(2);
+            parts.next().map(str::to_owned)
+        };
+        entries.filter_map(|e| Some((uid(&e)?, e.path()))).collect()
     }
 
     async fn remove_orphan(&self, uid: &str) -> Result<(), String> {
@@ -259,17 +274,26 @@ impl Pods {
             tracing::info!(uid, sandbox = %s.id, "Removing a sandbox whose pod does not exist");
             context.runtime.stop_sandbox(&s.id).await.map_err(|e| e.to_string())?;
             context.runtime.remove_sandbox(&s.id).await.map_err(|e| e.to_string())?;
-            if let Some(m) = &s.metadata {
-                let logs = context.pod_logs.join(format!("{}_{}_{}", m.namespace, m.name, m.uid));
-                let _ = std::fs::remove_dir_all(logs);
-            }
+        }
+        if let Some(logs) = self.pods_with_logs().get(uid) {
+            let _ = std::fs::remove_dir_all(logs);
+            remove_dangling_links(&context.container_logs);
         }
         context.volumes.teardown(uid).await.map_err(|e| e.to_string())?;
         context.cgroups.remove_pod(uid).map_err(|e| e.to_string())
     }
 }
 
-/// Does the change concern what the worker does? Everything but the status that it writes itself.
+/// Links of container logs whose log is gone.
+fn remove_dangling_links(dir: &std::path::Path) {
+    let links = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    for link in links.filter(|l| l.path().is_symlink() && !l.path().exists()) {
+        let _ = std::fs::remove_file(link.path());
+    }
+}
+
+/// Does the change concern what the worker does? Everything but the status that it writes itself; of that only readiness,
+/// which others change when they think the node dead.
 fn concerns_worker(old: &Pod, new: &Pod) -> bool {
     let own = [
         "Ready",
@@ -295,7 +319,14 @@ fn concerns_worker(old: &Pod, new: &Pod) -> bool {
             m.generation,
         )
     };
-    old.spec != new.spec || meta(old) != meta(new) || foreign(old) != foreign(new)
+    let ready = |pod: &Pod| {
+        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions
+            .filter(|c| c.type_ == "Ready")
+            .map(|c| c.status.clone())
+            .next()
+    };
+    old.spec != new.spec || meta(old) != meta(new) || foreign(old) != foreign(new) || ready(old) != ready(new)
 }
 
 fn uid_of(labels: &HashMap<String, String>) -> String {

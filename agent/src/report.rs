@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use steersman_types::api::core::v1::{Pod, PodStatus};
 use tokio::sync::watch;
 
@@ -19,6 +20,8 @@ pub struct Reporter {
     latest: PodStatus,
     api: Arc<dyn PodApi>,
     to_write: watch::Sender<(Arc<Pod>, PodStatus)>,
+    /// What the API turned out to hold instead of what was written; taken by the task as its new base.
+    found: Arc<Mutex<Option<PodStatus>>>,
     /// What the API holds, as far as this process wrote it; `None` once the pod is gone there.
     written: watch::Receiver<Option<PodStatus>>,
     task: tokio::task::AbortHandle,
@@ -36,12 +39,14 @@ impl Reporter {
     pub fn start(api: Arc<dyn PodApi>, pod: Arc<Pod>) -> Self {
         let held = pod.status.clone().unwrap_or_default();
         let (to_write, inbox) = watch::channel((pod, held.clone()));
+        let found: Arc<Mutex<Option<PodStatus>>> = Arc::default();
         let (done, written) = watch::channel(Some(held.clone()));
-        let task = tokio::spawn(write_all(api.clone(), inbox, done)).abort_handle();
+        let task = tokio::spawn(write_all(api.clone(), inbox, found.clone(), done)).abort_handle();
         Self {
             latest: held,
             api,
             to_write,
+            found,
             written,
             task,
         }
@@ -58,6 +63,23 @@ impl Reporter {
         if status != self.latest {
             self.latest = status.clone();
             self.to_write.send_replace((Arc::new(pod.clone()), status));
+        }
+    }
+
+    /// Somebody else changed readiness in the API (the node was thought dead, for instance): writes ours again.
+    pub fn reconcile(&mut self, pod: &Pod) {
+        let ready = |s: &PodStatus| {
+            let conditions = s.conditions.iter().flatten();
+            conditions
+                .filter(|c| c.type_ == "Ready")
+                .map(|c| c.status.clone())
+                .next()
+        };
+        let Some(held) = pod.status.as_ref() else { return };
+        let settled = self.written.borrow().as_ref() == Some(&self.latest);
+        if settled && ready(held).is_some() && ready(held) != ready(&self.latest) {
+            *self.found.lock() = Some(held.clone());
+            self.to_write.send_replace((Arc::new(pod.clone()), self.latest.clone()));
         }
     }
 
@@ -81,6 +103,7 @@ impl Reporter {
 async fn write_all(
     api: Arc<dyn PodApi>,
     mut inbox: watch::Receiver<(Arc<Pod>, PodStatus)>,
+    found: Arc<Mutex<Option<PodStatus>>>,
     done: watch::Sender<Option<PodStatus>>,
 ) {
     let mut held = done.borrow().clone().unwrap_or_default();
@@ -88,6 +111,9 @@ async fn write_all(
     while inbox.changed().await.is_ok() {
         loop {
             let (pod, status) = inbox.borrow_and_update().clone();
+            if let Some(found) = found.lock().take() {
+                held = found;
+            }
             match api.write_status(&pod, &held, &status).await {
                 Ok(()) => {
                     held = status;

@@ -324,7 +324,7 @@ impl Runtime for Fake {
     ) -> Result<String> {
         let id = self.call("CreateContainer", |state| {
             let ready = v1::PodSandboxState::SandboxReady as i32;
-            if !state.sandboxes.get(sandbox).is_some_and(|s| s.0.state == ready) {
+            if state.sandboxes.get(sandbox).is_none_or(|s| s.0.state != ready) {
                 return Err(refused("CreateContainer", format!("sandbox {sandbox} is not ready")));
             }
             if state

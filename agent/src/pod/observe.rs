@@ -2,6 +2,7 @@
 //!
 //! One list of sandboxes and one of containers per round; details only of those whose state changed since.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -52,10 +53,8 @@ impl Observer {
                 seen.containers.push(found);
             }
         }
-        seen.sandboxes
-            .sort_by(|a, b| (b.created, b.attempt).cmp(&(a.created, a.attempt)));
-        seen.containers
-            .sort_by(|a, b| (b.created, b.restart_count).cmp(&(a.created, a.restart_count)));
+        seen.sandboxes.sort_by_key(|s| Reverse((s.created, s.attempt)));
+        seen.containers.sort_by_key(|c| Reverse((c.created, c.restart_count)));
         Ok(seen)
     }
 

@@ -133,7 +133,8 @@ impl Worker {
                 return Next::After(RETRY);
             }
         };
-        let reported = self.report(pod, &seen);
+        self.report(pod, &seen);
+        self.reporter.reconcile(pod);
         if seen.ending != Ending::No {
             return self.end(now, seen, &events).await;
         }
@@ -156,7 +157,6 @@ impl Worker {
             };
             self.report(pod, &seen);
         }
-        let _ = reported;
         // A pull or a postStart hook may take long: the pod's end does not wait for it.
         let mut assigned = self.assigned.clone();
         let ended = async {
@@ -254,11 +254,9 @@ impl Worker {
         }
     }
 
-    fn report(&mut self, pod: &Pod, seen: &PodSeen) -> PodStatus {
-        let old = self.reporter.latest();
-        let new = status::status(pod, seen, &old);
-        self.reporter.report(pod, new.clone());
-        new
+    fn report(&mut self, pod: &Pod, seen: &PodSeen) {
+        let new = status::status(pod, seen, &self.reporter.latest());
+        self.reporter.report(pod, new);
     }
 
     /// Carries out a plan: removals, then the sandbox, then containers.

@@ -165,6 +165,10 @@ impl Volumes {
     /// # Errors
     /// When a mount is busy or a file cannot be removed; to be tried again.
     pub async fn teardown(&self, uid: &str) -> std::io::Result<()> {
+        // What is removed is named by labels and directories: never more than one step below.
+        if uid.is_empty() || uid.contains('/') || uid.starts_with('.') {
+            return Err(std::io::Error::other(format!("{uid:?} is not a pod's uid")));
+        }
         let dir = self.pod_dir(uid);
         let remove = move || -> std::io::Result<()> {
             mounts::unmount_below(&dir)?;

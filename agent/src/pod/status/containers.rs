@@ -50,7 +50,7 @@ fn one(
     let mut instances = seen.containers.iter().filter(|s| s.name == c.name);
     let mut status = match instances.next() {
         Some(newest) => {
-            let mut status = from_runtime(pod, c, kind, newest, seen, old);
+            let mut status = from_runtime(c, newest, old);
             if let Some(previous) = instances.next().and_then(ended) {
                 status.last_state = Some(ContainerState {
                     terminated: Some(previous),
@@ -97,14 +97,7 @@ fn id(c: &ContainerSeen) -> String {
     format!("containerd://{}", c.id)
 }
 
-fn from_runtime(
-    pod: &Pod,
-    c: &Container,
-    kind: Kind,
-    newest: &ContainerSeen,
-    _: &PodSeen,
-    old: Option<&ContainerStatus>,
-) -> ContainerStatus {
+fn from_runtime(c: &Container, newest: &ContainerSeen, old: Option<&ContainerStatus>) -> ContainerStatus {
     let mut state = ContainerState::default();
     let mut restart_count = newest.restart_count;
     match &newest.state {
@@ -132,7 +125,6 @@ fn from_runtime(
         let ended_before = o.state.as_ref().filter(|s| s.terminated.is_some() && !same);
         ended_before.or(o.last_state.as_ref()).cloned()
     });
-    let _ = (pod, kind);
     ContainerStatus {
         name: c.name.clone(),
         container_id: Some(id(newest)),
@@ -190,7 +182,7 @@ fn without_runtime(pod: &Pod, c: &Container, has_init: bool, old: Option<&Contai
         volume_mounts: mounts(c),
         ..ContainerStatus::default()
     };
-    if was_running(old) && !status.last_state.as_ref().is_some_and(|s| s.terminated.is_some()) {
+    if was_running(old) && status.last_state.as_ref().is_none_or(|s| s.terminated.is_none()) {
         let message = "The container could not be located when the pod was deleted.  The container used to be Running";
         status.last_state = Some(ContainerState {
             terminated: Some(lost(message)),

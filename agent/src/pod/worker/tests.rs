@@ -40,22 +40,20 @@ impl PodApi for Api {
     }
 }
 
+/// Type, reason, message.
+type Events = Arc<Mutex<Vec<(String, String, String)>>>;
+
 struct Bench {
     fake: Fake,
     written: Arc<Mutex<Written>>,
-    events: Arc<Mutex<Vec<(String, String, String)>>>,
+    events: Events,
     assigned: watch::Sender<Assigned>,
     wake: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
 }
 
-fn context(
-    fake: &Fake,
-    written: &Arc<Mutex<Written>>,
-    events: &Arc<Mutex<Vec<(String, String, String)>>>,
-    dir: &Path,
-) -> Context {
+fn context(fake: &Fake, written: &Arc<Mutex<Written>>, events: &Events, dir: &Path) -> Context {
     for controller in ["cpu", "memory", "pids"] {
         std::fs::create_dir_all(dir.join("cgroup").join(controller)).unwrap();
     }
@@ -313,6 +311,44 @@ async fn a_pod_that_completes_gives_back_its_volumes_and_stays() {
         .await;
     assert!(!bench.task.is_finished() && !bench.written.lock().deleted);
     assert_eq!(bench.fake.configs().len(), 1, "its container stays, for its log");
+    bench.delete();
+    bench.until("gone", |b| b.task.is_finished()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_that_somebody_else_took_away_is_written_again() {
+    let bench = start(simple(), Fake::default());
+    bench.until("running", |b| b.phase() == "Running").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = bench.written.lock().statuses.len();
+    let mut pod = simple();
+    let mut status = bench.last();
+    for c in status.conditions.iter_mut().flatten().filter(|c| c.type_ == "Ready") {
+        c.status = "False".into();
+    }
+    pod.status = Some(status);
+    bench.assigned.send_replace(Assigned {
+        pod: Arc::new(pod),
+        gone: false,
+    });
+    bench
+        .until("written again", |b| b.written.lock().statuses.len() > before)
+        .await;
+    let ready = bench
+        .last()
+        .conditions
+        .unwrap_or_default()
+        .into_iter()
+        .find(|c| c.type_ == "Ready");
+    assert_eq!(ready.map(|c| c.status).as_deref(), Some("True"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_does_not_wait_for_its_hook() {
+    let container = serde_json::json!({"name": "a", "image": "i:1", "imagePullPolicy": "IfNotPresent",
+        "lifecycle": {"postStart": {"sleep": {"seconds": 100_000}}}});
+    let bench = start(pod(serde_json::json!({ "containers": [container] })), Fake::default());
+    bench.until("started", |b| !b.fake.running().is_empty()).await;
     bench.delete();
     bench.until("gone", |b| b.task.is_finished()).await;
 }
