@@ -138,7 +138,7 @@ fn volumes_hold_what_they_are_made_from_and_follow_changes() {
         {"name": "host", "hostPath": {"path": "/usr/lib", "type": "Directory"}},
         {"name": "self", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
         {"name": "all", "projected": {"sources": [
-            {"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": 600}},
+            {"serviceAccountToken": {"path": "identity", "audience": "vault", "expirationSeconds": 600}},
             {"configMap": {"name": "settings"}}, {"secret": {"name": "keys"}},
             {"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}},
     ]);
@@ -182,7 +182,7 @@ fn volumes_hold_what_they_are_made_from_and_follow_changes() {
         "memory is a tmpfs"
     );
     assert!(exec(&ns, &name, "cat /v/host/os-release").contains("Debian"));
-    let token = exec(&ns, &name, "cat /v/all/token");
+    let token = exec(&ns, &name, "cat /v/all/identity");
     assert_eq!(token.split('.').count(), 3, "a signed token: {token}");
     assert_eq!(
         exec(&ns, &name, "ls /var/run/secrets/kubernetes.io/serviceaccount"),
