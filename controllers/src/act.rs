@@ -10,13 +10,16 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::StreamExt;
 use http::Method;
 use serde_json::Value;
 use steersman_runtime::client::{ApiError, Client, DeleteOptions, Patch, Resource, query};
 use steersman_runtime::events::{EventType, Recorder};
 use steersman_types::Typed;
 use steersman_types::api::core::v1::ObjectReference;
+
+/// Writes of one plan at the same time.
+const IN_FLIGHT: usize = 32;
 
 /// An event to be recorded.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,9 +172,13 @@ impl Executor {
         (written, Ok(()))
     }
 
-    /// All at the same time, each with its own outcome, in the order given.
+    /// Side by side, each with its own outcome, in the order given. Bounded: every one in flight is a connection.
     pub async fn all(&self, actions: Vec<Action>) -> Vec<Result<Written, ApiError>> {
-        join_all(actions.into_iter().map(|action| self.one(action))).await
+        futures::stream::iter(actions)
+            .map(|action| self.one(action))
+            .buffered(IN_FLIGHT)
+            .collect()
+            .await
     }
 
     /// # Errors

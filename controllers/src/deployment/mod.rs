@@ -34,6 +34,8 @@ use crate::{labels, owners, pods};
 use decide::{Observed, Plan, decide};
 
 const WORKERS: usize = 5;
+/// After a conflict.
+const AGAIN: Duration = Duration::from_millis(20);
 
 struct Deployments {
     deployments: Informer<Deployment>,
@@ -160,6 +162,8 @@ async fn reconcile(this: Arc<Deployments>, key: Key) -> Result<Option<Duration>,
     let outcome = this.act(&key, &seen, plan).await;
     match outcome {
         Err(error) if error.is_not_found() || error.is_namespace_terminating() => Ok(None),
+        // Somebody wrote in between: decide again on what is there now.
+        Err(error) if error.is_conflict() => Ok(Some(AGAIN)),
         Err(error) => Err(error.to_string()),
         Ok(()) => Ok(again),
     }

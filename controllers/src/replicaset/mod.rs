@@ -31,6 +31,8 @@ use crate::{labels, owners};
 use decide::{Observed, Plan, decide};
 
 const WORKERS: usize = 5;
+/// After a conflict.
+const AGAIN: Duration = Duration::from_millis(20);
 
 struct Replicas {
     sets: Informer<ReplicaSet>,
@@ -146,6 +148,8 @@ async fn reconcile(this: Arc<Replicas>, key: Key) -> Result<Option<Duration>, St
         this.own.wrote(&key, &written);
         match outcome {
             Err(error) if error.is_not_found() => return Ok(None),
+            // Somebody wrote in between: decide again on what is there now.
+            Err(error) if error.is_conflict() && failed.is_none() => return Ok(Some(AGAIN)),
             outcome => outcome.map_err(|e| e.to_string())?,
         }
     }
