@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
+use steersman_schema::quantity::Quantity;
 use steersman_types::api::core::v1::Taint;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
@@ -324,6 +325,33 @@ impl KubeletConfiguration {
             ),
         );
         refuse(
+            Quantity::parse(&self.container_log_max_size).is_err(),
+            format!(
+                "containerLogMaxSize {:?} is not a quantity",
+                self.container_log_max_size
+            ),
+        );
+        for (name, amounts) in [
+            ("kubeReserved", &self.kube_reserved),
+            ("systemReserved", &self.system_reserved),
+        ] {
+            for (resource, amount) in amounts {
+                refuse(
+                    Quantity::parse(amount).is_err(),
+                    format!("{name}: {resource}: {amount:?} is not a quantity"),
+                );
+            }
+        }
+        for (signal, limit) in &self.eviction_hard {
+            let percent = limit
+                .strip_suffix('%')
+                .is_some_and(|p| p.parse::<f32>().is_ok_and(|p| (0.0..100.0).contains(&p)));
+            refuse(
+                !percent && Quantity::parse(limit).is_err(),
+                format!("evictionHard: {signal}: {limit:?} is neither a quantity nor a percentage"),
+            );
+        }
+        refuse(
             self.tls_cert_file.is_some() != self.tls_private_key_file.is_some(),
             "tlsCertFile and tlsPrivateKeyFile must be given together".into(),
         );
@@ -381,6 +409,14 @@ mod tests {
             ("cgroupDriver: systemd\n", "cgroupDriver"),
             ("port: 0\n", "port must be between"),
             ("syncFrequency: soon\n", "soon"),
+            (
+                "containerLogMaxSize: big\n",
+                "containerLogMaxSize \"big\" is not a quantity",
+            ),
+            (
+                "evictionHard: {\"memory.available\": much}\n",
+                "evictionHard: memory.available",
+            ),
         ] {
             let error = KubeletConfiguration::parse(&format!("{HEAD}{text}")).unwrap_err();
             assert!(error.contains(part) && !error.contains('\n'), "{error}");
