@@ -173,7 +173,7 @@ fn validate(csr: &Value, old: Option<&Value>) -> FieldErrors {
     let spec = csr.at("/spec");
     let mut errors = Vec::new();
     if let Err(why) = check_request(spec.text("/request")) {
-        errors.push(FieldError::invalid(&path.child("request"), spec.text("/request"), why));
+        errors.push(FieldError::invalid(&path.child("request"), spec.at("/request"), why));
     }
     let usages = spec.items("/usages");
     let place = path.child("usages");

@@ -25,10 +25,12 @@ pub static KIND: Kind = Kind {
     default,
     prepare_create: |claim, _: &Context| {
         crate::view::set(claim, "status", json!({ "phase": "Pending" }));
+        drop_unknown_source(claim, None);
         mirror_source(claim);
     },
     prepare_update: |new, old, _| {
         put_back(new, old, "status");
+        drop_unknown_source(new, Some(old));
         mirror_source(new);
     },
     validate: |claim| validate_spec(claim.at("/spec"), &Path::new("spec")),
@@ -66,6 +68,23 @@ fn default(claim: &mut Value) {
     if let Some(spec) = child(claim, "spec") {
         set_default(spec, "volumeMode", "Filesystem");
     }
+}
+
+/// Sources other than claims and snapshots are silently ignored in the older of the two fields.
+fn drop_unknown_source(claim: &mut Value, old: Option<&Value>) {
+    let in_use = |c: &Value| c.has("/spec/dataSource") || c.has("/spec/dataSourceRef");
+    let keep =
+        claim.has("/spec/dataSourceRef") || old.is_some_and(in_use) || known_source(claim.at("/spec/dataSource"));
+    if let Some(spec) = claim.get_mut("spec").filter(|_| !keep) {
+        remove(spec, "dataSource");
+    }
+}
+
+fn known_source(source: &Value) -> bool {
+    matches!(
+        (source.text("/apiGroup"), source.text("/kind")),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    )
 }
 
 /// `dataSource` and `dataSourceRef` say the same, unless the latter names a namespace.

@@ -1,5 +1,6 @@
 //! DaemonSets: one pod of a template on each node.
 
+use crate::internal;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
 use crate::view::{View, child, put_back, same, set, set_default, set_if_empty};
@@ -7,7 +8,7 @@ use crate::workload::{self, amount, int_or_percent, non_negatives, up_to_all};
 use crate::{Column, Context, Kind, Status, Table, meta, nothing, selector};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, go_json};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 
 /// Where v1 keeps the count that older versions had as a field.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -107,10 +108,16 @@ fn validate(daemons: &Value, old: Option<&Value>) -> FieldErrors {
     let path = Path::new("spec");
     let spec = daemons.at("/spec");
     let lenient = old.is_some_and(|o| same(o.at("/spec/selector"), spec.at("/selector")));
-    let mut errors = workload::validate_selector(spec, lenient, "daemonset", &path);
     let at = path.child("template");
     let pod = spec.at("/template");
+    // Upstream compares labels before it says that the selector is empty, and does not ask for one.
+    let mut errors: FieldErrors = Vec::new();
+    if spec.has("/selector") {
+        errors = workload::validate_selector(spec, lenient, "daemonset", &path);
+    }
+    let empty = errors.pop_if(|e| e.to_string().ends_with("for daemonset"));
     errors.extend(workload::validate_match(spec.at("/selector"), pod, &at));
+    errors.extend(empty);
     errors.extend(template::validate(pod, old.map(|o| o.at("/spec/template")), &at));
     errors.extend(workload::keeps_running(pod, "DaemonSet", &at));
     errors.extend(non_negatives(spec, &["minReadySeconds"], &path));
@@ -126,9 +133,9 @@ fn strategy(strategy: &Value, path: &Path) -> FieldErrors {
         "OnDelete" => Vec::new(),
         "RollingUpdate" if rolling.is_null() => vec![FieldError::required(&place, "")],
         "RollingUpdate" => rolling_update(rolling, &place),
-        other => {
+        _ => {
             // Upstream prints its internal struct.
-            let shown = format!("{{\"Type\":{},\"RollingUpdate\":null}}", go_json(&other.into()));
+            let shown = internal::compact("DaemonSetUpdateStrategy", strategy);
             vec![FieldError::not_supported(
                 path,
                 BadValue::Raw(shown),

@@ -1,5 +1,6 @@
 //! Jobs: pods that run until enough of them have succeeded.
 
+use crate::internal;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
 use crate::view::{View, child, each_mut, put_back, same, set, set_default, set_if_empty};
@@ -123,9 +124,20 @@ fn prepare_create(job: &mut Value, context: &Context) {
             .for_each(|key| set_default(labels, key, own.as_str()));
         UID_LABELS.iter().for_each(|key| set_default(labels, key, uid.as_str()));
     }
+    let copy = labels_of(spec);
     if let Some(labels) = child(spec, "selector").and_then(|s| child(s, "matchLabels")) {
         set_default(labels, UID_LABELS[1], uid);
     }
+    // Defaulting after the store gives a job without labels those of its template.
+    if job.entries("/metadata/labels").is_none_or(Map::is_empty)
+        && let Some(metadata) = child(job, "metadata")
+    {
+        set(metadata, "labels", copy);
+    }
+}
+
+fn labels_of(spec: &Value) -> Value {
+    spec.at("/template/metadata/labels").clone()
 }
 
 fn validate(job: &Value, old: Option<&Value>) -> FieldErrors {
@@ -251,7 +263,11 @@ pub fn validate_spec(spec: &Value, old: Option<&Value>, path: &Path) -> FieldErr
             errors.extend(success_policy(spec, &place));
         } else {
             let why = "requires indexed completion mode";
-            errors.push(FieldError::invalid(&place, spec.at("/successPolicy"), why));
+            errors.push(FieldError::invalid(
+                &place,
+                BadValue::Raw(internal::compact("SuccessPolicy", spec.at("/successPolicy"))),
+                why,
+            ));
         }
     }
     if let Some(policy) = spec.at("/podReplacementPolicy").as_str() {
@@ -527,7 +543,8 @@ fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
             return Err(format!("non-increasing order, previous: {from}, current: {to}"));
         }
         if to >= completions {
-            return Err(format!("too large index: \"{to}\""));
+            let first = if from >= completions { from } else { to };
+            return Err(format!("too large index: \"{first}\""));
         }
         total += to - from + 1;
         last = Some(to);

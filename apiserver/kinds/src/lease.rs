@@ -1,7 +1,7 @@
 //! Leases: who holds what, and until when. Leader election and node heartbeats live on them.
 
 use crate::table::{self, AGE, NAME, column};
-use crate::view::View;
+use crate::view::{View, remove};
 use crate::{Column, Kind, Table, meta, nothing};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -16,8 +16,8 @@ pub static KIND: Kind = Kind {
     kind: "Lease",
     plural: "leases",
     default: nothing::default,
-    prepare_create: nothing::prepare_create,
-    prepare_update: nothing::prepare_update,
+    prepare_create: |lease, _| drop_gated(lease, None),
+    prepare_update: |new, old, _| drop_gated(new, Some(old)),
     validate,
     validate_update: |new, _| validate(new),
     warnings: nothing::warnings,
@@ -42,6 +42,16 @@ metadata: {name: leader, namespace: default}
 spec: {holderIdentity: me, leaseDurationSeconds: 15}
 ",
 };
+
+/// Takes away fields behind a feature gate that is off in v1.36 (CoordinatedLeaderElection).
+fn drop_gated(lease: &mut Value, old: Option<&Value>) {
+    let Some(spec) = lease.get_mut("spec") else { return };
+    for key in ["strategy", "preferredHolder"] {
+        if old.is_none_or(|o| o.at("/spec").get(key).is_none_or(Value::is_null)) {
+            remove(spec, key);
+        }
+    }
+}
 
 fn validate(lease: &Value) -> FieldErrors {
     let path = Path::new("spec");

@@ -186,6 +186,14 @@ pub fn validate_create(object: &Value, namespaced: bool, validate_name: fn(&str,
                 .into_iter()
                 .map(|m| FieldError::invalid(&path, own, m)),
         );
+        // Kinds that take any name still need one that fits into a URL.
+        if errors.is_empty() {
+            errors.extend(
+                name::path_segment(own)
+                    .into_iter()
+                    .map(|m| FieldError::invalid(&path, own, m)),
+            );
+        }
     }
     errors.extend(common(object, namespaced, &path));
     errors

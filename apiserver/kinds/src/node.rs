@@ -55,9 +55,9 @@ fn default(node: &mut Value) {
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_string();
-        if !single.is_empty() && first.is_empty() {
+        if !single.is_empty() && first != single {
             set(spec, "podCIDRs", vec![single]);
-        } else if !first.is_empty() && single != first && single.is_empty() {
+        } else if !first.is_empty() && single.is_empty() {
             set(spec, "podCIDR", first);
         }
     }

@@ -1,7 +1,7 @@
 //! PriorityClasses: a number behind a name. Two belong to the system; user-made ones stay below a billion.
 
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, set_if_empty};
+use crate::view::{View, set_default};
 use crate::{Column, Kind, Table, meta, nothing};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub static KIND: Kind = Kind {
     version: "v1",
     kind: "PriorityClass",
     plural: "priorityclasses",
-    default: |class| set_if_empty(class, "preemptionPolicy", "PreemptLowerPriority"),
+    default: |class| set_default(class, "preemptionPolicy", "PreemptLowerPriority"),
     prepare_create: nothing::prepare_create,
     prepare_update: nothing::prepare_update,
     validate,

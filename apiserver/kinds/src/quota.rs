@@ -1,5 +1,6 @@
 //! ResourceQuotas: how much of everything a namespace may use. Admission charges them.
 
+use crate::internal;
 use crate::resources::{self, is_standard_quota};
 use crate::table::{self, AGE, NAME, column};
 use crate::view::{View, put_back, set, strings};
@@ -7,7 +8,7 @@ use crate::{Column, Kind, Status, Table, meta, nothing};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 
 const SCOPES: &[&str] = &[
     "Terminating",
@@ -153,7 +154,7 @@ fn validate_spec(quota: &Value) -> FieldErrors {
             ));
         }
         for _ in 0..misfits(scope) {
-            let shown = spec.at("/scopeSelector");
+            let shown = BadValue::Raw(internal::compact("ScopeSelector", spec.at("/scopeSelector")));
             errors.push(FieldError::invalid(
                 &place,
                 shown,

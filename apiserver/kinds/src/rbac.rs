@@ -172,7 +172,16 @@ fn cluster_role(role: &Value) -> FieldErrors {
         }
         for (i, value) in selectors.iter().enumerate() {
             if let Ok(typed) = steersman_types::LabelSelector::deserialize(value) {
-                errors.extend(selector::validate(&typed, false, &path.index(i)));
+                let faults = selector::validate(&typed, false, &path.index(i));
+                let usable = faults.is_empty();
+                errors.extend(faults);
+                if !usable {
+                    errors.push(FieldError::invalid(
+                        &path.index(i),
+                        Value::Null,
+                        "invalid label selector.",
+                    ));
+                }
             }
         }
     }

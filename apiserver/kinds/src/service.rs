@@ -186,6 +186,36 @@ fn prepare_update(new: &mut Value, old: &Value, _: &Context) {
     }
 }
 
+/// `clusterIP` and `clusterIPs` say the same; clients that know only the first are helped (upstream:
+/// `normalizeClusterIPs`).
+pub fn pair_addresses(new: &mut Value, old: Option<&Value>) {
+    let (one, many) = (
+        new.text("/spec/clusterIP").to_owned(),
+        new.at("/spec/clusterIPs").clone(),
+    );
+    let none = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+    let Some(spec) = new.get_mut("spec") else { return };
+    let Some(old) = old else {
+        if !one.is_empty() && none(&many) {
+            set(spec, "clusterIPs", json!([one]));
+        }
+        return;
+    };
+    let (was_one, was_many) = (old.text("/spec/clusterIP"), old.at("/spec/clusterIPs"));
+    let mut now_many = many;
+    if !none(was_many) && none(&now_many) && was_one == one {
+        now_many = was_many.clone();
+        set(spec, "clusterIPs", now_many.clone());
+    }
+    if was_one != one && now_many == *was_many {
+        if !was_one.is_empty() && one.is_empty() {
+            remove(spec, "clusterIPs");
+        } else {
+            set(spec, "clusterIPs", json!([one]));
+        }
+    }
+}
+
 fn validate(service: &Value, old: Option<&Value>) -> FieldErrors {
     let path = Path::new("spec");
     let spec = service.at("/spec");

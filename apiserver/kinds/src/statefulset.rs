@@ -167,9 +167,14 @@ fn validate(object: &Value, old: Option<&Value>) -> FieldErrors {
     errors.extend(workload::validate_selector(spec, false, "statefulset", &path));
     let at = path.child("template");
     let pod = with_claims(spec);
-    errors.extend(workload::validate_match(spec.at("/selector"), &pod, &at));
-    let before = old.map(|o| with_claims(o.at("/spec")));
-    errors.extend(template::validate(&pod, before.as_ref(), &at));
+    match workload::unusable(spec.at("/selector"), "", &path) {
+        Some(error) => errors.push(error),
+        None => {
+            errors.extend(workload::validate_match(spec.at("/selector"), &pod, &at));
+            let before = old.map(|o| with_claims(o.at("/spec")));
+            errors.extend(template::validate(&pod, before.as_ref(), &at));
+        }
+    }
     errors.extend(workload::keeps_running(spec.at("/template"), "StatefulSet", &at));
     errors
 }

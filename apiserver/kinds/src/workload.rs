@@ -44,9 +44,12 @@ fn usable(selector: &Value) -> Option<LabelSelector> {
 
 /// The fault of a template whose labels the selector does not match.
 pub fn validate_match(selector: &Value, template: &Value, path: &Path) -> Option<FieldError> {
-    let typed = usable(selector)?;
     let place = path.child("metadata").child("labels");
-    let matches = selector::is_empty(&typed) || selector::matches(&typed, &labels(template));
+    // No selector matches nothing, an empty one everything.
+    let matches = !selector.is_null() && {
+        let typed = usable(selector)?;
+        selector::is_empty(&typed) || selector::matches(&typed, &labels(template))
+    };
     (!matches).then(|| FieldError::invalid(&place, shown_labels(template), MISMATCH))
 }
 
@@ -55,8 +58,17 @@ pub fn shown_labels(template: &Value) -> BadValue {
     BadValue::from(template.at("/metadata/labels"))
 }
 
+/// The fault of a selector that upstream cannot turn into labels to look for; then it does not look at the template.
+pub fn unusable(selector: &Value, why: &str, path: &Path) -> Option<FieldError> {
+    let bad = !selector.is_null() && usable(selector).is_none();
+    bad.then(|| FieldError::invalid(&path.child("selector"), selector::shown(selector), why))
+}
+
 /// Faults of `spec.template` of a kind that keeps pods running; `what` names the kind.
 pub fn validate_template(spec: &Value, old: Option<&Value>, what: &str, path: &Path) -> FieldErrors {
+    if let Some(error) = unusable(spec.at("/selector"), "invalid label selector", path) {
+        return vec![error];
+    }
     let at = path.child("template");
     let template = spec.at("/template");
     let mut errors: FieldErrors = validate_match(spec.at("/selector"), template, &at)

@@ -409,7 +409,7 @@ mod tests {
             ("", QuantityError::FormatWrong),
             ("abc", QuantityError::FormatWrong),
             ("1 ", QuantityError::FormatWrong),
-            ("1.2.3", QuantityError::Numeric),
+            ("1.2.3", QuantityError::FormatWrong),
             ("1kk", QuantityError::Suffix),
             ("1K", QuantityError::Suffix),
             ("1e", QuantityError::Suffix),

@@ -13,6 +13,20 @@ pub fn parse_time(text: &str) -> Result<(i64, u32), String> {
     TimeText {
         whole: text,
         rest: text.as_bytes(),
+        micro: false,
+    }
+    .parse()
+}
+
+/// The same for times that must have microseconds.
+///
+/// # Errors
+/// Go's `parsing time …` text.
+pub fn parse_micro_time(text: &str) -> Result<(i64, u32), String> {
+    TimeText {
+        whole: text,
+        rest: text.as_bytes(),
+        micro: true,
     }
     .parse()
 }
@@ -20,13 +34,16 @@ pub fn parse_time(text: &str) -> Result<(i64, u32), String> {
 struct TimeText<'a> {
     whole: &'a str,
     rest: &'a [u8],
+    /// Whether exactly six digits of a fraction are needed.
+    micro: bool,
 }
 
 impl TimeText<'_> {
     fn cannot(&self, element: &str) -> String {
         let rest = String::from_utf8_lossy(self.rest);
+        let fraction = if self.micro { ".000000" } else { "" };
         format!(
-            "parsing time {:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {:?} as {:?}",
+            "parsing time {:?} as \"2006-01-02T15:04:05{fraction}Z07:00\": cannot parse {:?} as {:?}",
             self.whole, rest, element
         )
     }
@@ -73,7 +90,14 @@ impl TimeText<'_> {
             }
         }
         let mut nanos = 0;
-        if matches!(self.rest.first(), Some(b'.' | b',')) && self.rest.get(1).is_some_and(u8::is_ascii_digit) {
+        if self.micro {
+            let six = |r: &[u8]| r.len() >= 7 && matches!(r[0], b'.' | b',') && r[1..7].iter().all(u8::is_ascii_digit);
+            if !six(self.rest) {
+                return Err(self.cannot(".000000"));
+            }
+            self.rest = &self.rest[1..];
+            nanos = u32::try_from(self.number(6, ".000000")?).unwrap_or_default() * 1000;
+        } else if matches!(self.rest.first(), Some(b'.' | b',')) && self.rest.get(1).is_some_and(u8::is_ascii_digit) {
             let digits = self.rest[1..].iter().take_while(|b| b.is_ascii_digit()).count();
             let mut scale = 100_000_000;
             for d in &self.rest[1..=digits] {

@@ -13,6 +13,14 @@ pub(super) use scan::{Cursor, check};
 pub(super) use text::{compact_json, push_json_string};
 pub(super) use write::{write, write_stored};
 
+/// Whether `text` is one JSON value.
+///
+/// # Errors
+/// Go's text: `invalid character 'x' looking for beginning of value`, `unexpected end of JSON input`.
+pub fn check_json(text: &[u8]) -> Result<(), String> {
+    check(text)
+}
+
 /// `text` as a JSON string, quotes included, escaped as Go does it.
 #[must_use]
 pub fn escape_json(text: &str) -> String {

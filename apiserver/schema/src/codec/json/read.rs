@@ -505,7 +505,11 @@ impl<'a> Reader<'a> {
                 scalar::parse_duration(&text).map_err(Stop)?,
             )));
         }
-        let (seconds, nanos) = scalar::parse_time(&text).map_err(Stop)?;
+        let parsed = match ty.shape {
+            Shape::Time => scalar::parse_time(&text),
+            _ => scalar::parse_micro_time(&text),
+        };
+        let (seconds, nanos) = parsed.map_err(Stop)?;
         if seconds == scalar::ZERO_TIME && nanos == 0 {
             return Ok(Value::Null);
         }
