@@ -3,7 +3,7 @@
 
 program() { echo "$BIN/$1"; }
 
-# api METHOD PATH [CURL_OPTIONS...]: a request as the administrator.
+# api METHOD PATH [CURL_OPTIONS...]: a request as the administrator, to the first API server or the one on port API_PORT.
 api() {
   curl -sS --fail-with-body --max-time 5 --cacert "$PKI/ca.crt" --cert "$PKI/admin.crt" --key "$PKI/admin.key" \
     -X "$1" "https://127.0.0.1:$API_PORT$2" "${@:3}" 2>>"$LOGS/up.log"
@@ -50,7 +50,7 @@ apiservers_up() { # COUNT ETCD_COUNT
 }
 
 api_has() { api GET "$1" >/dev/null; }
-apiserver_ready() { api_has /readyz; }
+apiserver_ready() { API_PORT=$(api_port "$1") api_has /readyz; } # NUMBER
 
 controllers_up() {
   local config=$CONF/kube-controller-manager.kubeconfig
