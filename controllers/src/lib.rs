@@ -4,6 +4,9 @@
 //! data: no clock, no client, no await), *act* (the shared [`act::Executor`] carries the plan out). Each runs with its own
 //! identity and queue; [`ALL`] lists them, one line each. `kube-controller-manager` is [`app::run`] behind a `main`.
 //!
+//! To add a controller: a file (or folder) with `start`, an `observe` that reads caches, a `decide` that is a function of
+//! plain data with a property test, and one line in [`ALL`]; its service account must be in the bootstrap policy.
+//!
 //! What stays true: a key is reconciled by one worker at a time and only from caches that show the controller's own last
 //! writes ([`own`]); a plan made twice from the same data is the same plan; a second run after an executed plan plans
 //! nothing. What this crate does not do: serve the API, or know where objects are stored.

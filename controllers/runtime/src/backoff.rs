@@ -25,10 +25,11 @@ impl Backoff {
         }
     }
 
-    /// client-go's reflector: 800 ms doubling to 30 s.
+    /// As client-go's reflector doubling to 30 s, but from 200 ms instead of 800: after the restart of a lone API server
+    /// everybody is back within a second, and the jitter spreads the first try well enough.
     #[must_use]
     pub fn reflector() -> Self {
-        Self::new(Duration::from_millis(800), Duration::from_secs(30), 2.0)
+        Self::new(Duration::from_millis(200), Duration::from_secs(30), 2.0)
     }
 
     /// The next delay, stretched by up to its own length: `random` is in `0.0..1.0`.

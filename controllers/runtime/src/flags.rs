@@ -46,7 +46,13 @@ pub enum Stop {
 /// Help, or the mistake as one line.
 pub fn parse_from<P: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<P, Stop> {
     P::try_parse_from(args.into_iter().map(normal)).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Help(error.to_string()),
+        ErrorKind::DisplayHelp => Stop::Help(error.to_string()),
+        // Upstream's programs say `Kubernetes v1.36.2`.
+        ErrorKind::DisplayVersion => {
+            let text = error.to_string();
+            let version = text.split_whitespace().last().unwrap_or_default();
+            Stop::Help(format!("Kubernetes {version}\n"))
+        }
         _ => Stop::Mistake(line(&error)),
     })
 }

@@ -27,7 +27,7 @@ type ExactKey = (SimilarKey, String);
 
 pub(crate) enum Action {
     Drop,
-    Write(Write),
+    Write(Box<Write>),
 }
 
 /// An event to be stored.
@@ -132,7 +132,7 @@ impl Correlator {
             (record.message.clone(), (similar_key, exact))
         };
         let known = self.known.get(&key);
-        Action::Write(match known {
+        Action::Write(Box::new(match known {
             None => Write {
                 message,
                 count: 1,
@@ -147,7 +147,7 @@ impl Correlator {
                 known: Some(known.name),
                 key,
             },
-        })
+        }))
     }
 
     /// The event is stored under `name`; `None`: it is not.
@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    fn write(correlator: &mut Correlator, message: &str, at: i64) -> Option<Write> {
+    fn write(correlator: &mut Correlator, message: &str, at: i64) -> Option<Box<Write>> {
         match correlator.take(&record(message, at)) {
             Action::Drop => None,
             Action::Write(write) => {

@@ -62,7 +62,8 @@ impl<T: Typed> Object for T {
     }
 }
 
-/// Only an object's metadata; the garbage collector's view of every kind. The server sends no more than that.
+/// Only an object's metadata; the garbage collector's view of every kind. The server sends no more than that, and labels
+/// and annotations are dropped as well: with applied configurations in them they would be most of what is held.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PartialObject {
@@ -73,7 +74,10 @@ pub struct PartialObject {
 
 impl Object for PartialObject {
     fn decode(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(bytes).map_err(|e| e.to_string())
+        let mut object: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        object.metadata.labels = None;
+        object.metadata.annotations = None;
+        Ok(object)
     }
     fn meta(&self) -> &ObjectMeta {
         &self.metadata

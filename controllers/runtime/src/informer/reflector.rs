@@ -3,9 +3,10 @@
 //! Started by [`super::Informer`]. The loop:
 //! 1. list (the first time whatever the server has at hand, later not older than what was seen before);
 //! 2. watch from the list's revision, remembering each event's revision; bookmarks move it on;
-//! 3. a watch that ends is resumed at the last revision; one that is refused as expired starts over at 1.
+//! 3. a watch that ends is resumed at the last revision; one that is refused as expired, or as from the future, starts
+//!    over at 1.
 //!
-//! Failures back off from 0.8 s to 30 s with jitter and never end the loop. A watch without a byte for three minutes is
+//! Failures back off from 0.2 s to 30 s with jitter and never end the loop. A watch without a byte for three minutes is
 //! taken for dead and resumed: servers send bookmarks more often than that.
 
 use std::borrow::Cow;
@@ -125,6 +126,12 @@ impl<T: Object> Reflector<T> {
                 Err(ApiError::Decode(error)) => {
                     // An event that cannot be read has been missed: only a list can tell what it said.
                     warn!(resource = %self.resource.plural, error, "watch event unreadable, listing again");
+                    tokio::time::sleep(backoff.next(rand::random())).await;
+                    return String::new();
+                }
+                // The server is behind what was seen: its data was restored from a backup. What is there counts.
+                Err(error) if error.is_too_large_resource_version() => {
+                    warn!(resource = %self.resource.plural, %error, "the server's revision is behind, listing again");
                     tokio::time::sleep(backoff.next(rand::random())).await;
                     return String::new();
                 }

@@ -110,6 +110,12 @@ impl Transport for Fake {
                 ));
             }
             let from: u64 = value("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
+            if from > state.revision {
+                let causes = json!([{"reason": "ResourceVersionTooLarge"}]);
+                let message = format!("Too large resource version: {from}, current: {}", state.revision);
+                let status = json!({"kind": "Status", "code": 504, "reason": "Timeout", "message": message, "details": {"causes": causes}});
+                return Ok(answer(504, status));
+            }
             if from < state.compacted {
                 return Ok(answer(
                     410,
@@ -225,6 +231,22 @@ async fn an_expired_watch_lists_again_and_synthesises_what_was_missed() {
     seen.sort();
     assert_eq!(seen, ["+new", "-gone", "~changed"]);
     assert_eq!(informer.revision(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_restored_from_an_older_backup_is_believed() {
+    let (server, informer) = start();
+    for _ in 0..5 {
+        server.write("a", false);
+    }
+    informer.synced().await;
+    settle().await;
+    let backup = Server::default();
+    backup.write("b", false);
+    *server.state.lock() = backup.state.into_inner();
+    settle().await;
+    assert!(informer.get("ns", "a").is_none());
+    assert!(informer.get("ns", "b").is_some());
 }
 
 #[tokio::test(start_paused = true)]

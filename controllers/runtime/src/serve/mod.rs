@@ -10,7 +10,7 @@ pub mod gate;
 pub mod plain;
 pub mod tls;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -311,6 +311,6 @@ pub async fn open(
     let certificate = tls::Serving::from_flags(flags, name).map_err(anyhow::Error::msg)?;
     let server = ComponentServer::new(metrics, gate);
     fill(&server);
-    let address = SocketAddr::new(IpAddr::from(flags.bind_address), port);
+    let address = SocketAddr::new(flags.bind_address, port);
     Ok(Some(server.start(address, &certificate, stop).await?))
 }

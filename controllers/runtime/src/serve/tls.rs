@@ -110,7 +110,7 @@ fn generate(name: &str) -> Result<Serving, String> {
         names.push(GeneralName::DnsName(Ia5String::new(host).map_err(|e| text(&e))?));
     }
     let mut extensions = Vec::new();
-    let usage = KeyUsage((KeyUsages::DigitalSignature | KeyUsages::KeyEncipherment).into());
+    let usage = KeyUsage(KeyUsages::DigitalSignature | KeyUsages::KeyEncipherment);
     extensions.push(usage.to_extension(&subject, &extensions).map_err(|e| text(&e))?);
     let server = ExtendedKeyUsage(vec![const_oid::db::rfc5280::ID_KP_SERVER_AUTH]);
     extensions.push(server.to_extension(&subject, &extensions).map_err(|e| text(&e))?);
