@@ -30,9 +30,15 @@ mount_points_up() {
   done
 }
 
+# Removes them again. A folder that somebody's mount namespace still uses (another cluster on this machine) stays: removing
+# it would silently end their mount.
 mount_points_down() {
+  local dir used
   [ -s "$STATE/made-folders" ] || return 0
-  tac "$STATE/made-folders" | while read -r dir; do rmdir "$dir" 2>/dev/null || true; done
+  used=$(cat /proc/[0-9]*/mountinfo 2>/dev/null | cut -d' ' -f5 | sort -u)
+  tac "$STATE/made-folders" | while read -r dir; do
+    grep -qxF "$dir" <<<"$used" || rmdir "$dir" 2>/dev/null || true
+  done
   rm -f "$STATE/made-folders"
 }
 
