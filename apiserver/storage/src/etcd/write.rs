@@ -39,6 +39,7 @@ pub(super) async fn write(
         match attempt.await {
             Ok(answer) if answer.succeeded => return Ok(revision_of(answer.header.as_ref())),
             Ok(answer) => {
+                let now = revision_of(answer.header.as_ref());
                 let current = current_of(answer);
                 if lost {
                     // Objects that are created have a UID: equal bytes are enough.
@@ -46,7 +47,7 @@ pub(super) async fn write(
                         value,
                         certain: signed || expected == 0,
                     });
-                    return resolve(store, key, expected, ours, current).await;
+                    return resolve(store, key, expected, ours, current, now).await;
                 }
                 return Err(refusal(key, expected, put.is_some(), current));
             }
@@ -136,8 +137,22 @@ async fn resolve(
     expected: Revision,
     ours: Option<Ours>,
     current: Option<pb::KeyValue>,
+    now: Revision,
 ) -> Result<Revision> {
     let unknown = |why: &dyn std::fmt::Display| Error::Unknown(format!("key {key:?}: {why}"));
+    if let (Some(ours), Some(current)) = (&ours, &current)
+        && ours.certain
+        && ours.value == current.value
+    {
+        return Ok(current.mod_revision);
+    }
+    if let (None, Some(current)) = (&ours, &current)
+        && current.create_revision <= expected
+    {
+        // Changed and never deleted: not our doing.
+        let current = Some(current.clone());
+        return Err(refusal(key, expected, false, current));
+    }
     let successor = match &current {
         // A created key: its life began with its creation.
         Some(current) if expected == 0 => created(store, key, current).await.map_err(|e| unknown(&e))?,
