@@ -5,12 +5,14 @@
 //! conditions, never for time; a condition that does not come true fails with what was seen last.
 
 pub mod cluster;
+pub mod http;
 pub mod kubectl;
 pub mod namespace;
 pub mod process;
 pub mod wait;
 
 pub use cluster::Cluster;
+pub use http::Http;
 pub use kubectl::{Kubectl, Output};
 pub use namespace::Namespace;
 pub use wait::eventually;

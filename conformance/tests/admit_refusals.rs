@@ -1,7 +1,7 @@
 //! Refusals: each is upstream's `Status`, and nothing is stored.
 
 use serde_json::{Value, json};
-use steersman_conformance::{Cluster, Kubectl, Namespace};
+use steersman_conformance::{Cluster, Http, Kubectl, Namespace};
 
 fn create(kubectl: &Kubectl, object: &Value) -> String {
     kubectl
@@ -102,125 +102,50 @@ fn a_stale_update_is_a_conflict() {
 #[test]
 fn malformed_requests_get_an_answer_of_the_4xx_kind() {
     let cluster = Cluster::here();
-    let curl = |arguments: &[&str], input: &str| {
-        use std::io::Write;
-        let server = Kubectl::new(&cluster)
-            .run("config view --minify -o jsonpath={.clusters[0].cluster.server}")
-            .ok();
-        let mut command = std::process::Command::new("curl");
-        command
-            .args([
-                "-sS",
-                "--max-time",
-                "20",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{http_code}",
-                "--cacert",
-            ])
-            .arg(cluster.pki("ca.crt"));
-        command
-            .arg("--cert")
-            .arg(cluster.pki("admin.crt"))
-            .arg("--key")
-            .arg(cluster.pki("admin.key"));
-        let (path, rest) = arguments.split_first().expect("a path");
-        command.args(rest).arg(format!("{server}{path}"));
-        command
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped());
-        let mut child = command.spawn().expect("curl");
-        let mut stdin = child.stdin.take().expect("piped");
-        let input = input.to_owned();
-        let writer = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
-        let output = child.wait_with_output().expect("curl ends");
-        drop(writer.join());
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let http = Http::admin(&cluster);
     let maps = "/api/v1/namespaces/default/configmaps";
-    let json = [
-        "-X",
-        "POST",
-        "-H",
-        "Content-Type: application/json",
-        "--data-binary",
-        "@-",
-    ];
     let post = |content: &str, body: &str| {
-        curl(
-            &[
-                maps,
-                "-X",
-                "POST",
-                "-H",
-                &format!("Content-Type: {content}"),
-                "--data-binary",
-                "@-",
-            ],
-            body,
-        )
+        http.send("POST", maps, &[&format!("Content-Type: {content}")], body.as_bytes())
+            .code
     };
-    assert_eq!(post("application/json", "{"), "400");
-    assert_eq!(post("application/json", &"[".repeat(100_000)), "400");
-    assert_eq!(post("application/yaml", "a: [b"), "400");
-    assert_eq!(post("application/vnd.kubernetes.protobuf", "k8s\0\u{7f}\u{7f}"), "400");
-    assert_eq!(post("application/x-unheard-of", "{}"), "415");
+    let get = |path: &str| http.get(path).code;
+    assert_eq!(post("application/json", "{"), 400);
+    assert_eq!(post("application/json", &"[".repeat(100_000)), 400);
+    assert_eq!(post("application/yaml", "a: [b"), 400);
+    assert_eq!(post("application/vnd.kubernetes.protobuf", "k8s\0\u{7f}\u{7f}"), 400);
+    assert_eq!(post("application/x-unheard-of", "{}"), 415);
     assert_eq!(
         post(
             "application/json",
             &format!("{{\"x\":\"{}\"}}", "a".repeat(4 * 1024 * 1024))
         ),
-        "413"
+        413
     );
-    assert_eq!(curl(&[&format!("{maps}?labelSelector=a+in+b")], ""), "400");
-    assert_eq!(curl(&[&format!("{maps}?fieldSelector=nothing")], ""), "400");
-    assert_eq!(curl(&[&format!("{maps}?limit=many")], ""), "400");
-    assert_eq!(curl(&[&format!("{maps}?continue=garbage")], ""), "400");
-    assert_eq!(curl(&[&format!("{maps}?resourceVersion=abc")], ""), "400");
-    assert_eq!(curl(&["/api/v1/nothing"], ""), "404");
-    assert_eq!(curl(&["/api/v1/pods", "-X", "PUT"], ""), "405");
-    assert_eq!(curl(&[maps, "-H", "Accept: image/png"], ""), "406");
     assert_eq!(
-        curl(
-            &[&[maps][..], &json[..]].concat(),
-            "{\"kind\":\"Pod\",\"apiVersion\":\"v1\"}"
-        ),
-        "400"
+        post("application/json", "{\"kind\":\"Pod\",\"apiVersion\":\"v1\"}"),
+        400
     );
-    assert_eq!(Kubectl::new(&cluster).run("get --raw /readyz").ok(), "ok");
+    assert_eq!(get(&format!("{maps}?labelSelector=a+in+b")), 400);
+    assert_eq!(get(&format!("{maps}?fieldSelector=nothing")), 400);
+    assert_eq!(get(&format!("{maps}?limit=many")), 400);
+    assert_eq!(get(&format!("{maps}?continue=garbage")), 400);
+    assert_eq!(get(&format!("{maps}?resourceVersion=abc")), 400);
+    assert_eq!(get("/api/v1/nothing"), 404);
+    assert_eq!(http.send("PUT", "/api/v1/pods", &[], &[]).code, 405);
+    assert_eq!(http.send("GET", maps, &["Accept: image/png"], &[]).code, 406);
+    assert_eq!(get("/readyz"), 200);
 }
 
 #[test]
 fn without_credentials_only_the_health_paths_answer() {
-    let cluster = Cluster::here();
-    let server = Kubectl::new(&cluster)
-        .run("config view --minify -o jsonpath={.clusters[0].cluster.server}")
-        .ok();
-    let code = |path: &str, extra: &[&str]| {
-        let mut command = std::process::Command::new("curl");
-        command
-            .args([
-                "-sS",
-                "--max-time",
-                "20",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{http_code}",
-                "--cacert",
-            ])
-            .arg(cluster.pki("ca.crt"));
-        let output = command
-            .args(extra)
-            .arg(format!("{server}{path}"))
-            .output()
-            .expect("curl");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    assert_eq!(code("/livez", &[]), "200");
-    assert_eq!(code("/readyz", &[]), "200");
-    assert_eq!(code("/api/v1/pods", &[]), "401");
-    assert_eq!(code("/version", &[]), "401");
-    assert_eq!(code("/livez", &["-H", "Authorization: Bearer not-a-token"]), "401");
+    let http = Http::anonymous(&Cluster::here());
+    assert_eq!(http.get("/livez").code, 200);
+    assert_eq!(http.get("/readyz").code, 200);
+    assert_eq!(http.get("/api/v1/pods").code, 401);
+    assert_eq!(http.get("/version").code, 401);
+    assert_eq!(
+        http.send("GET", "/livez", &["Authorization: Bearer not-a-token"], &[])
+            .code,
+        401
+    );
 }
