@@ -130,7 +130,8 @@ struct Ours {
     certain: bool,
 }
 
-/// The key is not at `expected`, and an earlier copy of our write may be the reason: the first change after `expected` tells.
+/// The key is not at `expected`, and an earlier copy of our write may be the reason: what is there now tells, or else
+/// the first change after `expected`. `now` is the revision at which `current` was read.
 async fn resolve(
     store: &EtcdStore,
     key: &str,
@@ -157,9 +158,12 @@ async fn resolve(
         // A created key: its life began with its creation.
         Some(current) if expected == 0 => created(store, key, current).await.map_err(|e| unknown(&e))?,
         None if expected == 0 => return Err(unknown(&"the key was deleted meanwhile")),
-        _ => first_change(&store.members, key, expected + 1)
-            .await
-            .map_err(|e| unknown(&e))?,
+        _ => match first_change(&store.members, key, expected + 1).await {
+            Ok(change) => change,
+            // Nobody remembers who did it, but it is as we wanted.
+            Err(Error::Compacted { .. }) if ours.is_none() && current.is_none() => return Ok(now),
+            Err(error) => return Err(unknown(&error)),
+        },
     };
     match (ours, successor) {
         (Some(ours), Some(kv)) if kv.value == ours.value => {
