@@ -92,7 +92,6 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         [] => vec![default_address()?.to_string()],
         given => given.iter().map(ToString::to_string).collect(),
     };
-    prepare_host(&config, &root_dir)?;
 
     let client = Client::from_kubeconfig(&kubeconfig, &format!("kubelet/{VERSION}"))
         .await
@@ -102,6 +101,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         config.runtime_request_timeout,
     )?);
     check_cgroup_driver(runtime.as_ref()).await?;
+    prepare_host(&config, &root_dir)?;
     let recorder = Recorder::new(client.clone(), "kubelet", &node);
     let machine = Machine::read();
     let quota_period = i64::try_from(config.cpu_cfs_quota_period.as_micros()).unwrap_or(i64::MAX);

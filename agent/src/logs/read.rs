@@ -58,6 +58,7 @@ pub async fn send(
     };
     here.reader.seek(SeekFrom::Start(start)).await?;
     let mut raw = Vec::new();
+    let mut rotated = false;
     loop {
         // Asked before reading: what was written before the end is still read after it.
         let over = !options.follow || finished();
@@ -75,7 +76,14 @@ pub async fn send(
         }
         // At the end, or in the middle of a line that is still being written.
         here.reader.seek(SeekFrom::Start(here.offset)).await?;
-        if here.rotated().await? {
+        if rotated {
+            here.reopen().await?;
+            rotated = false;
+            continue;
+        }
+        if here.is_replaced().await? {
+            // What was written between our last read and the replacement is still in the old file: once more.
+            rotated = true;
             continue;
         }
         if over || out.is_closed() {
@@ -92,22 +100,23 @@ struct Position {
 }
 
 impl Position {
-    /// If another file lies at the path now, goes on with that one.
-    async fn rotated(&mut self) -> std::io::Result<bool> {
+    /// Does another file lie at the path now?
+    async fn is_replaced(&self) -> std::io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
         let ours = self.reader.get_ref().metadata().await?;
-        let there = match tokio::fs::metadata(&self.path).await {
-            Ok(there) => there,
+        match tokio::fs::metadata(&self.path).await {
+            Ok(there) => Ok((ours.dev(), ours.ino()) != (there.dev(), there.ino())),
             // Between rename and the runtime's reopening there is no file.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(e),
-        };
-        if (ours.dev(), ours.ino()) == (there.dev(), there.ino()) {
-            return Ok(false);
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
         }
+    }
+
+    /// Goes on with the file that lies at the path, from its start.
+    async fn reopen(&mut self) -> std::io::Result<()> {
         self.reader = BufReader::new(File::open(&self.path).await?);
         self.offset = 0;
-        Ok(true)
+        Ok(())
     }
 }
 
