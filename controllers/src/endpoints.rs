@@ -4,13 +4,14 @@
 //! as clients of the old API expect. At most 1000 addresses are kept; the annotation
 //! `endpoints.kubernetes.io/over-capacity: truncated` tells when some are missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use steersman_runtime::events::{EventType, reference};
-use steersman_runtime::{Informer, Key};
+use steersman_runtime::{Event, Informer, Key};
 use steersman_types::ObjectMeta;
 use steersman_types::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
@@ -35,6 +36,8 @@ struct Legacy {
     endpoints: Informer<Endpoints>,
     executor: Executor,
     own: OwnWrites<Key>,
+    /// Services that were seen to go: their Endpoints go too, also those that somebody made by hand.
+    gone: Mutex<HashSet<Key>>,
 }
 
 /// See the module.
@@ -52,14 +55,21 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
             endpoints,
             executor,
             own,
+            gone: Mutex::default(),
         });
         this.services.synced().await;
         this.pods.synced().await;
         this.endpoints.synced().await;
         let queue = context.queue::<Key>();
         let adding = queue.clone();
-        this.services
-            .on_event(move |event| adding.add(Key::of(event.object().as_ref())));
+        let marking = this.clone();
+        this.services.on_event(move |event| {
+            let key = Key::of(event.object().as_ref());
+            if matches!(event, Event::Deleted(_)) {
+                marking.gone.lock().insert(key.clone());
+            }
+            adding.add(key);
+        });
         on_pods(&this.pods, &this.services, queue.clone());
         let adding = queue.clone();
         this.endpoints
@@ -75,9 +85,13 @@ async fn reconcile(this: Arc<Legacy>, key: Key) -> Result<Option<Duration>, Stri
     this.own.seen(&key).await?;
     let service = this.services.get_key(&key);
     let current = this.endpoints.get_key(&key);
+    let deleted = this.gone.lock().remove(&key);
     let plan = match &service {
-        // Only what this controller made: others keep Endpoints (leases of election, for instance) without a Service.
-        None => current.filter(|e| managed(e)).map(|e| Action::delete(e.as_ref())),
+        // Without a Service that went, only what this controller made: others keep Endpoints of their own (old leader
+        // elections, or the ones for a Service that comes later).
+        None => current
+            .filter(|e| deleted || managed(e))
+            .map(|e| Action::delete(e.as_ref())),
         Some(service) => match selector(service) {
             None => None,
             Some(selector) => {
@@ -96,6 +110,10 @@ async fn reconcile(this: Arc<Legacy>, key: Key) -> Result<Option<Duration>, Stri
         }
         Err(error) if error.is_namespace_terminating() => Ok(None),
         Err(error) => {
+            if deleted {
+                // Not forgotten until it is done.
+                this.gone.lock().insert(key.clone());
+            }
             if let Some(service) = service {
                 let (reason, message) = if creating {
                     (
