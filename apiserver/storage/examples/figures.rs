@@ -15,9 +15,16 @@ use std::{
 use common::TestIndexer;
 use futures::StreamExt;
 use steersman_storage::{
-    Store,
+    EtcdOptions, Store,
     cache::{Cache, CacheOptions, Next, Scope},
 };
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+/// The bare stubs, to compare with.
+#[allow(clippy::all, dead_code)]
+mod pb {
+    tonic::include_proto!("etcdserverpb");
+}
 
 const PODS: &str = "/registry/pods/";
 
@@ -46,6 +53,44 @@ async fn write(store: &impl Store, from: usize, count: usize, at_once: usize) ->
     count as f64 / start.elapsed().as_secs_f64()
 }
 
+/// The same writes without our store: one channel to the first member, one put per transaction, nothing compared.
+async fn write_raw(options: &EtcdOptions, from: usize, count: usize, at_once: usize) -> f64 {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&options.ca))
+        .identity(Identity::from_pem(&options.cert, &options.key));
+    let endpoint = Endpoint::from_shared(options.endpoints[0].clone())
+        .unwrap()
+        .tls_config(tls)
+        .unwrap();
+    let channel = endpoint.tcp_nodelay(true).connect().await.unwrap();
+    let start = Instant::now();
+    futures::stream::iter(from..from + count)
+        .map(|n| {
+            let mut client = pb::kv_client::KvClient::new(channel.clone());
+            let put = pb::PutRequest {
+                key: format!("/raw/pod-{n}").into(),
+                value: value(n),
+                lease: 0,
+            };
+            let op = pb::RequestOp {
+                request: Some(pb::request_op::Request::RequestPut(put)),
+            };
+            async move {
+                client
+                    .txn(pb::TxnRequest {
+                        success: vec![op],
+                        ..Default::default()
+                    })
+                    .await
+                    .unwrap();
+            }
+        })
+        .buffer_unordered(at_once)
+        .for_each(|_| async {})
+        .await;
+    count as f64 / start.elapsed().as_secs_f64()
+}
+
 fn percentiles(mut times: Vec<Duration>) -> String {
     times.sort();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
@@ -55,7 +100,17 @@ fn percentiles(mut times: Vec<Duration>) -> String {
 #[tokio::main]
 async fn main() {
     let objects: usize = std::env::args().nth(1).map_or(150_000, |n| n.parse().unwrap());
-    let (_cluster, store) = etcd::Cluster::start().await;
+    let (cluster, store) = etcd::Cluster::start().await;
+    let options = cluster.options();
+    // In turns, because other things happen on the machine.
+    for round in 0..4 {
+        let raw = write_raw(&options, round * 2000, 2000, 64).await;
+        let ours = write(&store, 10_000_000 + round * 2000, 2000, 64).await;
+        println!(
+            "writes/s, 1.5 KiB, 64 at a time: etcd alone {raw:.0}, the store {ours:.0} ({:.0} %)",
+            ours / raw * 100.0
+        );
+    }
     println!(
         "creates/s, 1.5 KiB, 1 at a time: {:.0}",
         write(&store, 0, 1000, 1).await

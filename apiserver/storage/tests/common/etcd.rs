@@ -167,14 +167,17 @@ impl Cluster {
     }
 
     pub fn connect(&self) -> EtcdStore {
+        EtcdStore::connect(self.options()).unwrap()
+    }
+
+    pub fn options(&self) -> EtcdOptions {
         let read = |name: &str| fs::read(self.dir.path().join(name)).unwrap();
-        EtcdStore::connect(EtcdOptions {
+        EtcdOptions {
             endpoints: self.members.iter().map(Member::url).collect(),
             ca: read("ca.crt"),
             cert: read("member.crt"),
             key: read("member.key"),
-        })
-        .unwrap()
+        }
     }
 
     fn log(&self, n: usize) -> String {
