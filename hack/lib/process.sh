@@ -32,7 +32,7 @@ runs_current_file() {
 
 # start NAME [in HOLDER] COMMAND...: makes sure that NAME runs with this command; HOLDER is a process whose network, mount
 # and UTS namespaces it shall live in. Leaves a running program alone unless its command or its file has changed.
-# Sets CHANGED=1 if it did anything.
+# Leaves the file STATE/changed if it did anything.
 start() {
   local name=$1 prefix=() pid wanted
   shift
@@ -50,8 +50,7 @@ start() {
   # A clean environment: a proxy setting of the user's shell, for one, would reroute the components' requests.
   setsid env -i PATH="$PATH" HOME=/root RUST_BACKTRACE=1 ${RUST_LOG:+"RUST_LOG=$RUST_LOG"} \
     "${prefix[@]}" "$HACK/lib/supervise" "$name" "$RUN" "$LOGS/$name.log" "$@" 9>&- </dev/null >/dev/null 2>&1 &
-  # shellcheck disable=SC2034
-  CHANGED=1
+  touch "$STATE/changed"
 }
 
 # stop NAME: asks the program to end, and waits at most ten seconds before it is killed.
