@@ -3,7 +3,7 @@
 use crate::internal::pretty;
 use crate::resources::{self, quantity};
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, child, invalid, put_back, remove, same, set_default, set_if_empty, strings};
+use crate::view::{View, child, equal, invalid, put_back, remove, same, set_default, set_if_empty, strings};
 use crate::{Column, Context, Kind, Status, Table, diff, meta, nothing, selector};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -238,7 +238,7 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
             crate::view::set(requests, "storage", size);
         }
     }
-    if !same(&after, &before) {
+    if !equal(&after, &before) {
         let diff = diff::unified(
             &pretty("PersistentVolumeClaimSpec", &before),
             &pretty("PersistentVolumeClaimSpec", &after),
@@ -369,7 +369,10 @@ fn row(claim: &Value, now: &Timestamp) -> Vec<Value> {
         phase.into(),
         claim.text("/spec/volumeName").into(),
         if bound {
-            claim.text("/status/capacity/storage").into()
+            match claim.text("/status/capacity/storage") {
+                "" => "0".into(),
+                size => size.into(),
+            }
         } else {
             "".into()
         },

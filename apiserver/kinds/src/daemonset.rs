@@ -3,7 +3,7 @@
 use crate::internal;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, child, put_back, same, set, set_default, set_if_empty};
+use crate::view::{View, child, equal, put_back, same, set, set_default, set_if_empty};
 use crate::workload::{self, amount, int_or_percent, non_negatives, up_to_all};
 use crate::{Column, Context, Kind, Status, Table, meta, nothing, selector};
 use jiff::Timestamp;
@@ -100,7 +100,7 @@ fn prepare_create(daemons: &mut Value, context: &Context) {
 fn prepare_update(new: &mut Value, old: &Value, context: &Context) {
     put_back(new, old, "status");
     workload::prepare_template(new, context);
-    let changed = !same(new.at("/spec/template"), old.at("/spec/template"));
+    let changed = !equal(new.at("/spec/template"), old.at("/spec/template"));
     set_generation(new, generation(old) + i64::from(changed));
 }
 

@@ -1,10 +1,11 @@
 //! Unified diffs, as messages about immutable fields show them.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 const CONTEXT: usize = 3;
-/// Longer inputs are shown as wholly replaced: the table below grows with the product of both lengths.
-const LINES_MAX: usize = 2000;
+/// From here on lines that are frequent do not begin a run.
+const MANY: usize = 200;
 
 /// What changes from `old` to `new`, with three lines of context.
 pub fn unified(old: &str, new: &str) -> String {
@@ -37,54 +38,86 @@ struct Step<'a> {
     at: (usize, usize),
 }
 
+/// All lines of both sides in order; within a change first what goes, then what comes.
 fn steps<'a>(a: &[&'a str], b: &[&'a str]) -> Vec<Step<'a>> {
-    let head = a.iter().zip(b).take_while(|(x, y)| x == y).count();
-    let tail = a[head..]
-        .iter()
-        .rev()
-        .zip(b[head..].iter().rev())
-        .take_while(|(x, y)| x == y)
-        .count();
-    let (inner_a, inner_b) = (&a[head..a.len() - tail], &b[head..b.len() - tail]);
+    let mut blocks = Vec::new();
+    Matcher::new(a, b).blocks((0, a.len()), (0, b.len()), &mut blocks);
+    blocks.push((a.len(), b.len(), 0));
     let mut list: Vec<Step<'a>> = Vec::new();
     let mut at = (0, 0);
-    let mut push = |kind: char, line: &'a str| {
-        list.push(Step { kind, line, at });
-        at = (at.0 + usize::from(kind != '+'), at.1 + usize::from(kind != '-'));
-    };
-    a[..head].iter().for_each(|l| push(' ', l));
-    let (n, m) = (inner_a.len(), inner_b.len());
-    if n > LINES_MAX || m > LINES_MAX {
-        inner_a.iter().for_each(|l| push('-', l));
-        inner_b.iter().for_each(|l| push('+', l));
-    } else {
-        // Lengths of longest common subsequences of the suffixes.
-        let mut table = vec![vec![0_u32; m + 1]; n + 1];
-        for i in (0..n).rev() {
-            for j in (0..m).rev() {
-                table[i][j] = if inner_a[i] == inner_b[j] {
-                    table[i + 1][j + 1] + 1
-                } else {
-                    table[i + 1][j].max(table[i][j + 1])
-                };
-            }
-        }
-        let (mut i, mut j) = (0, 0);
-        while i < n || j < m {
-            if i < n && j < m && inner_a[i] == inner_b[j] {
-                push(' ', inner_a[i]);
-                (i, j) = (i + 1, j + 1);
-            } else if i < n && (j == m || table[i + 1][j] >= table[i][j + 1]) {
-                push('-', inner_a[i]);
-                i += 1;
-            } else {
-                push('+', inner_b[j]);
-                j += 1;
-            }
+    for (i, j, size) in blocks {
+        let gone = a[at.0..i].iter().map(|l| ('-', *l));
+        let come = b[at.1..j].iter().map(|l| ('+', *l));
+        let kept = a[i..i + size].iter().map(|l| (' ', *l));
+        for (kind, line) in gone.chain(come).chain(kept) {
+            list.push(Step { kind, line, at });
+            at = (at.0 + usize::from(kind != '+'), at.1 + usize::from(kind != '-'));
         }
     }
-    a[a.len() - tail..].iter().for_each(|l| push(' ', l));
     list
+}
+
+/// Ratcliff and Obershelp: the longest common run first, then the same left and right of it. Upstream's library does it
+/// so (a port of Python's difflib), and another way would show other lines where lines repeat.
+struct Matcher<'a> {
+    a: &'a [&'a str],
+    b: &'a [&'a str],
+    /// Where each line is in `b`; without lines that are too frequent to begin a run.
+    places: HashMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> Matcher<'a> {
+    fn new(a: &'a [&'a str], b: &'a [&'a str]) -> Self {
+        let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (i, line) in b.iter().enumerate() {
+            places.entry(line).or_default().push(i);
+        }
+        if b.len() >= MANY {
+            places.retain(|_, at| at.len() <= b.len() / 100 + 1);
+        }
+        Self { a, b, places }
+    }
+
+    /// Common runs `(start in a, start in b, length)`, in order.
+    fn blocks(&self, a: (usize, usize), b: (usize, usize), out: &mut Vec<(usize, usize, usize)>) {
+        let (i, j, size) = self.longest(a, b);
+        if size == 0 {
+            return;
+        }
+        if a.0 < i && b.0 < j {
+            self.blocks((a.0, i), (b.0, j), out);
+        }
+        out.push((i, j, size));
+        if i + size < a.1 && j + size < b.1 {
+            self.blocks((i + size, a.1), (j + size, b.1), out);
+        }
+    }
+
+    fn longest(&self, a: (usize, usize), b: (usize, usize)) -> (usize, usize, usize) {
+        let mut best = (a.0, b.0, 0);
+        // Length of the run that ends here, by place in `b`.
+        let mut runs: HashMap<usize, usize> = HashMap::new();
+        for i in a.0..a.1 {
+            let mut next = HashMap::new();
+            let places = self.places.get(self.a[i]).map(Vec::as_slice).unwrap_or_default();
+            for &j in places.iter().filter(|j| (b.0..b.1).contains(*j)) {
+                let length = j.checked_sub(1).and_then(|p| runs.get(&p)).copied().unwrap_or(0) + 1;
+                next.insert(j, length);
+                if length > best.2 {
+                    best = (i + 1 - length, j + 1 - length, length);
+                }
+            }
+            runs = next;
+        }
+        let (mut i, mut j, mut size) = best;
+        while i > a.0 && j > b.0 && self.a[i - 1] == self.b[j - 1] {
+            (i, j, size) = (i - 1, j - 1, size + 1);
+        }
+        while i + size < a.1 && j + size < b.1 && self.a[i + size] == self.b[j + size] {
+            size += 1;
+        }
+        (i, j, size)
+    }
 }
 
 fn hunk(steps: &[Step<'_>], out: &mut String) {

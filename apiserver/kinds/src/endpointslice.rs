@@ -2,7 +2,7 @@
 
 use crate::endpoints::{validate_app_protocol, validate_ip};
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, each_mut, remove, same, set, set_default};
+use crate::view::{View, each_mut, equal, remove, same, set, set_default};
 use crate::{Column, Context, Kind, Table, meta, nothing};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -67,7 +67,7 @@ fn drop_topology(slice: &mut Value) {
 }
 
 fn prepare_update(new: &mut Value, old: &Value, _: &Context) {
-    if !same(new.at("/endpoints"), old.at("/endpoints")) {
+    if !equal(new.at("/endpoints"), old.at("/endpoints")) {
         drop_topology(new);
     }
     // Here labels count for the generation besides everything that is no metadata. The generic path raises it for the

@@ -311,6 +311,9 @@ fn strict_update(new: &Value, old: &Value) -> FieldErrors {
                 Value::Null if !matches!(key, "eventTime" | "firstTimestamp" | "lastTimestamp" | "related") => {
                     BadValue::from("")
                 }
+                a if matches!(key, "involvedObject" | "related") && !a.is_null() => {
+                    BadValue::Raw(crate::internal::compact("ObjectReference", a))
+                }
                 other => BadValue::from(other),
             };
             errors.push(FieldError::invalid(&Path::new(shown), value, "field is immutable"));

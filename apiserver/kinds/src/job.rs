@@ -3,7 +3,7 @@
 use crate::internal;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, child, each_mut, put_back, same, set, set_default, set_if_empty};
+use crate::view::{View, child, each_mut, equal, put_back, same, set, set_default, set_if_empty};
 use crate::workload::{self, non_negatives};
 use crate::{Column, Context, Kind, Status, Table, meta, nothing, selector};
 use jiff::Timestamp;
@@ -203,6 +203,7 @@ fn generated_selector(job: &Value, old: Option<&Value>) -> FieldErrors {
         }
     }
     if let Ok(typed) = LabelSelector::deserialize(spec.at("/selector"))
+        && selector::validate(&typed, false, &Path::none()).is_empty()
         && !selector::matches(&typed, &expected)
     {
         let place = Path::new("spec").child("selector");
@@ -561,7 +562,12 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
             after.get(key).unwrap_or(&Value::Null),
             before.get(key).unwrap_or(&Value::Null),
         );
-        (!same(a, b)).then(|| FieldError::invalid(&path.child(key), a, "field is immutable"))
+        let shown = match key {
+            "podFailurePolicy" => pretty_or_null("PodFailurePolicy", a),
+            "successPolicy" => pretty_or_null("SuccessPolicy", a),
+            _ => BadValue::from(a),
+        };
+        (!equal(a, b)).then(|| FieldError::invalid(&path.child(key), shown, "field is immutable"))
     };
     if after.text("/completionMode") != "Indexed" {
         errors.extend(fixed("completions"));
@@ -592,7 +598,8 @@ fn template_change(new: &Value, old: &Value, path: &Path) -> Option<FieldError> 
     let mut before = old.at("/spec/template").clone();
     let suspended = old.flag("/spec/suspend");
     let paused = condition(old, "Suspended");
-    if suspended && (!old.has("/status/startTime") || paused) && old.int("/status/active") == 0 {
+    let open = suspended && (!old.has("/status/startTime") || paused) && old.int("/status/active") == 0;
+    if open {
         if let Some(metadata) = child(&mut before, "metadata") {
             put_back(metadata, after.at("/metadata"), "labels");
             put_back(metadata, after.at("/metadata"), "annotations");
@@ -614,7 +621,26 @@ fn template_change(new: &Value, old: &Value, path: &Path) -> Option<FieldError> 
             }
         }
     }
-    (!same(after, &before)).then(|| FieldError::invalid(&path.child("template"), after, "field is immutable"))
+    let path = path.child("template");
+    let (path, after, before, name) = match open {
+        true => (
+            path.child("spec"),
+            after.at("/spec"),
+            before.at("/spec").clone(),
+            "PodSpec",
+        ),
+        false => (path, after, before, "PodTemplateSpec"),
+    };
+    let shown = BadValue::Raw(internal::compact(name, after));
+    (!same(after, &before)).then(|| FieldError::invalid(&path, shown, "field is immutable"))
+}
+
+/// A pointer to one of upstream's internal structs.
+fn pretty_or_null(name: &str, value: &Value) -> BadValue {
+    match value {
+        Value::Null => BadValue::from(value),
+        _ => BadValue::Raw(internal::compact(name, value)),
+    }
 }
 
 fn condition(job: &Value, kind: &str) -> bool {

@@ -5,7 +5,7 @@
 //! kind's validation. Clock and randomness are arguments.
 
 use crate::Kind;
-use crate::view::{View, child, put_back, remove, same, set};
+use crate::view::{View, child, equal, put_back, remove, same, set};
 use serde_json::Value;
 use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, go_json};
 use steersman_schema::name;
@@ -144,9 +144,9 @@ pub fn bump_generation(kind: &Kind, new: &mut Value, old: &Value) {
     let counts = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");
     let changed = a
         .iter()
-        .any(|(k, v)| counts(k) && !same(v, b.get(k).unwrap_or(&Value::Null)))
+        .any(|(k, v)| counts(k) && !equal(v, b.get(k).unwrap_or(&Value::Null)))
         || b.keys()
-            .any(|k| counts(k) && !a.contains_key(k) && !same(&b[k], &Value::Null));
+            .any(|k| counts(k) && !a.contains_key(k) && !equal(&b[k], &Value::Null));
     // Deployments copy their annotations to their ReplicaSets, so there annotations count too.
     let annotated = kind.group == "apps"
         && kind.plural == "deployments"

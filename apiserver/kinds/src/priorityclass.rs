@@ -30,7 +30,8 @@ pub static KIND: Kind = Kind {
     kind: "PriorityClass",
     plural: "priorityclasses",
     default: |class| set_default(class, "preemptionPolicy", "PreemptLowerPriority"),
-    prepare_create: nothing::prepare_create,
+    // Counted once, for ever: upstream does not raise it.
+    prepare_create: |class, _| first_generation(class),
     prepare_update: nothing::prepare_update,
     validate,
     validate_update,
@@ -38,7 +39,7 @@ pub static KIND: Kind = Kind {
     validate_name: meta::name_subdomain,
     status: None,
     updates: &[],
-    generation: true,
+    generation: false,
     create_on_update: false,
     unconditional_update: true,
     scale: None,
@@ -52,6 +53,12 @@ pub static KIND: Kind = Kind {
     }),
     example: "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: high}\nvalue: 1000\n",
 };
+
+fn first_generation(class: &mut Value) {
+    if let Some(metadata) = class.get_mut("metadata") {
+        crate::view::set(metadata, "generation", 1);
+    }
+}
 
 fn validate(class: &Value) -> FieldErrors {
     let mut errors = Vec::new();
@@ -130,7 +137,7 @@ const COLUMNS: &[Column] = &[
     column(
         "PreemptionPolicy",
         "string",
-        1,
+        0,
         "Whether such pods may push out others of lower priority.",
     ),
 ];

@@ -84,7 +84,11 @@ pub static CONTROLLER: Kind = Kind {
     },
     validate: |controller| validate_controller(controller, None),
     validate_update: |new, old| validate_controller(new, Some(old)),
-    warnings: |new, old| workload::warnings(new, old, true),
+    // On update upstream warns of the old template.
+    warnings: |new, old| match old {
+        Some(old) => workload::warnings(old, Some(new), true),
+        None => workload::warnings(new, None, true),
+    },
     validate_name: name_controller,
     status: Some(Status {
         prepare: |new, old, _| put_back(new, old, "spec"),

@@ -3,7 +3,7 @@
 use crate::claim;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, child, each_mut, invalid, put_back, remove, same, set, set_default, set_if_empty};
+use crate::view::{View, child, each_mut, equal, invalid, put_back, remove, set, set_default, set_if_empty};
 use crate::workload::{self, amount, at_most, int_or_percent, non_negatives, up_to_all};
 use crate::{Column, Context, Kind, Scale, Status, Table, meta, nothing};
 use jiff::Timestamp;
@@ -100,8 +100,9 @@ fn default(object: &mut Value) {
     set_default(spec, "replicas", 1);
     set_default(spec, "revisionHistoryLimit", 10);
     for claim in each_mut(spec, "/volumeClaimTemplates") {
-        set_if_empty(claim, "apiVersion", "v1");
-        set_if_empty(claim, "kind", "PersistentVolumeClaim");
+        // Upstream does not keep what the client says here.
+        set(claim, "apiVersion", "v1");
+        set(claim, "kind", "PersistentVolumeClaim");
         (claim::KIND.default)(claim);
     }
 }
@@ -182,11 +183,16 @@ fn validate(object: &Value, old: Option<&Value>) -> FieldErrors {
 /// The template as its pods will be: with the volumes made from the claims, without names that each pod gets.
 fn with_claims(spec: &Value) -> Value {
     let mut pod = spec.at("/template").clone();
-    let claims: Vec<&str> = spec
+    let mut claims: Vec<&str> = Vec::new();
+    for own in spec
         .items("/volumeClaimTemplates")
         .iter()
         .map(|c| c.text("/metadata/name"))
-        .collect();
+    {
+        if !claims.contains(&own) {
+            claims.push(own);
+        }
+    }
     let own = pod
         .items("/spec/volumes")
         .iter()
@@ -257,7 +263,7 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
     for key in MUTABLE {
         put_back(&mut munged, old.at("/spec"), key);
     }
-    if !same(&munged, old.at("/spec")) {
+    if !equal(&munged, old.at("/spec")) {
         let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
         errors.push(FieldError::forbidden(&Path::new("spec"), why));
     }

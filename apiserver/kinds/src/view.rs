@@ -138,7 +138,20 @@ pub fn typed<T: Typed>(value: &Value) -> Result<T, FieldErrors> {
     T::from_value(value).map_err(|e| vec![FieldError::internal(&Path::none(), e.to_string())])
 }
 
-/// Upstream's semantic equality: absent, null, `""`, `0`, `false`, `{}` and `[]` are one and the same.
+/// Upstream's semantic equality of decoded values: absent, null and an empty list are one and the same.
+pub fn equal(a: &Value, b: &Value) -> bool {
+    let none = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.iter().all(|(k, v)| equal(v, b.get(k).unwrap_or(&NULL)))
+                && b.iter().all(|(k, v)| a.contains_key(k) || none(v))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (a, b) => a == b || (none(a) && none(b)),
+    }
+}
+
+/// The same for fields that are no pointers in Go: absent, null, `""`, `0`, `false`, `{}` and `[]` are one and the same.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {

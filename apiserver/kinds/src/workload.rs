@@ -1,7 +1,7 @@
 //! What the kinds that make pods from a template share.
 
 use crate::pod::template;
-use crate::view::{View, non_negative, same};
+use crate::view::{View, equal, non_negative, same};
 use crate::{Context, selector};
 use serde::Deserialize;
 use serde_json::Value;
@@ -174,7 +174,7 @@ pub fn warnings(new: &Value, old: Option<&Value>, named: bool) -> Vec<String> {
     }
     let path = Path::new("spec").child("template");
     // On update upstream asks whether the generation rose: whether the spec changed.
-    if old.is_none_or(|o| !same(o.at("/spec"), new.at("/spec"))) {
+    if old.is_none_or(|o| !equal(o.at("/spec"), new.at("/spec"))) {
         warnings.extend(template::warnings(new, None, "/spec/template", &path));
     }
     warnings

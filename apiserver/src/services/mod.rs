@@ -195,8 +195,9 @@ impl Services {
                 continue;
             };
             let asked = wanted.get(index).filter(|ip| !ip.is_empty());
-            if let Some(ip) = asked.filter(|ip| had.contains(ip)) {
-                addresses.push(ip.clone());
+            // What a Service has is not taken again; whether it may change is a question of validation.
+            if let Some(before) = had.get(index) {
+                addresses.push(wanted.get(index).unwrap_or(before).clone());
                 continue;
             }
             let got = match asked {
@@ -223,7 +224,7 @@ impl Services {
             }
             addresses.push(got);
         }
-        if let Some(first) = addresses.first() {
+        if let Some(first) = addresses.first().filter(|_| had.is_empty()) {
             service["spec"]["clusterIP"] = first.as_str().into();
         }
         service["spec"]["clusterIPs"] = json!(addresses);

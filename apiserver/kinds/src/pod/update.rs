@@ -7,7 +7,7 @@ use super::{MIRROR, scheduling};
 use crate::Context;
 use crate::diff::unified;
 use crate::internal::pretty;
-use crate::view::{View, put_back, remove, same, set};
+use crate::view::{View, equal, put_back, remove, same, set};
 use serde_json::Value;
 use steersman_schema::field::{FieldError, FieldErrors, Path, quote};
 use steersman_schema::name;
@@ -66,7 +66,7 @@ pub fn validate(new: &Value, old: &Value) -> FieldErrors {
     }
     errors.extend(only_added_tolerations(new, old, &path.child("tolerations")));
     errors.extend(only_removed_gates(new, old, &path.child("schedulingGates")));
-    if !same(new.at("/spec"), old.at("/spec")) {
+    if !equal(new.at("/spec"), old.at("/spec")) {
         errors.extend(frozen(new, old, &path));
     }
     errors
@@ -161,7 +161,7 @@ fn frozen(new: &Value, old: &Value, path: &Path) -> FieldErrors {
     if !before.items("/schedulingGates").is_empty() {
         errors.extend(gated(&mut munged, before, path));
     }
-    if !same(&munged, before) {
+    if !equal(&munged, before) {
         let why = format!(
             "pod updates may not change fields other than {MUTABLE}\n{}",
             unified(&pretty("PodSpec", before), &pretty("PodSpec", &munged))
@@ -280,7 +280,7 @@ pub fn validate_ephemeral(new: &Value, old: &Value) -> FieldErrors {
                 let why = format!("existing ephemeral containers {} may not be removed\n", quote(own));
                 errors.push(FieldError::forbidden(&path, why));
             }
-            Some(now) if !same(now, was) => {
+            Some(now) if !equal(now, was) => {
                 let diff = unified(&pretty("EphemeralContainer", was), &pretty("EphemeralContainer", now));
                 let why = format!(
                     "existing ephemeral containers {} may not be changed\n{diff}",
