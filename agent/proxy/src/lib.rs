@@ -52,10 +52,6 @@ use sync::{Sources, Sync};
 /// One line: what keeps it from starting.
 pub async fn run(configuration: Configuration, stop: CancellationToken) -> Result<(), String> {
     configuration.validate()?;
-    sysctl::oom_score_adj(configuration.oom_score_adj.unwrap_or(-999));
-    let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
-    sysctl::apply(&sysctl::conntrack(&configuration.conntrack, cores));
-
     let name = match configuration.hostname_override.trim() {
         "" => steersman_runtime::flags::hostname(),
         name => name.to_lowercase(),
@@ -63,6 +59,10 @@ pub async fn run(configuration: Configuration, stop: CancellationToken) -> Resul
     let client = Client::from_kubeconfig(&configuration.client_connection.kubeconfig, "kube-proxy")
         .await
         .map_err(|e| e.to_string())?;
+    sysctl::oom_score_adj(configuration.oom_score_adj.unwrap_or(-999));
+    let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    sysctl::apply(&sysctl::conntrack(&configuration.conntrack, cores));
+
     let sources = Sources {
         services: Informer::start(client.clone(), ListOptions::all()),
         slices: Informer::start(client.clone(), ListOptions::all()),
