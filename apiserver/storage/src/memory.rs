@@ -253,7 +253,12 @@ impl State {
             };
             page.count += 1;
             if request.limit == 0 || page.kvs.len() < request.limit {
-                page.kvs.push(kv.clone());
+                let value = if request.keys_only {
+                    Bytes::new()
+                } else {
+                    kv.value.clone()
+                };
+                page.kvs.push(KeyValue { value, ..kv.clone() });
             } else {
                 page.more = true;
             }

@@ -49,6 +49,8 @@ pub struct RangeRequest {
     pub limit: usize,
     /// State as of this revision; 0 means now.
     pub revision: Revision,
+    /// Leave the values out (empty).
+    pub keys_only: bool,
 }
 
 /// Answer of [`Store::range`], sorted by key.

@@ -11,7 +11,7 @@ use common::TestIndexer;
 use futures::FutureExt;
 use steersman_storage::{
     MemoryStore, Store,
-    cache::{Cache, CacheOptions, Error, Next, Scope, Watch},
+    cache::{Cache, CacheOptions, Error, Next, Scope, Verdict, Watch},
 };
 use unsteady::Unsteady;
 
@@ -245,6 +245,32 @@ async fn a_store_that_was_restored_from_a_backup_is_loaded_again() {
     assert_eq!(cache.fresh().await, Ok(2));
     assert_eq!(cache.snapshot(PODS).count(PODS, None), 1);
     assert!(matches!(watch.next().now_or_never(), Some(Next::Expired)));
+}
+
+#[tokio::test]
+async fn a_cache_that_differs_from_the_store_notices_and_heals() {
+    let (one, two) = (MemoryStore::new(), MemoryStore::new());
+    for n in 0..12 {
+        one.create(&pod(n), "node=a;".into(), None).await.unwrap();
+        two.create(&pod(n * 2), "node=a;".into(), None).await.unwrap();
+    }
+    let store = Unsteady::new(one);
+    let cache = ready(&store).await;
+    let revision = cache.revision();
+    assert_eq!(
+        cache.verify(PODS).await,
+        Ok(Verdict::Consistent { objects: 12, revision })
+    );
+    assert_eq!(cache.resources(), [PODS.into()]);
+    // Same revision, other content: only a comparison can tell.
+    store.replace(two);
+    let verdict = cache.verify(PODS).await;
+    assert_eq!(verdict, Ok(Verdict::Inconsistent { revision, key: pod(10) }));
+    eventually(|| cache.get(&pod(22)).is_some()).await;
+    assert_eq!(
+        cache.verify(PODS).await,
+        Ok(Verdict::Consistent { objects: 12, revision })
+    );
 }
 
 #[tokio::test]

@@ -94,6 +94,7 @@ async fn ranges_are_sorted_paged_and_readable_at_a_revision(store: &dyn Store, a
             after,
             limit,
             revision,
+            keys_only: false,
         })
     };
     let names = |page: &steersman_storage::Page| -> String {
@@ -123,6 +124,14 @@ async fn ranges_are_sorted_paged_and_readable_at_a_revision(store: &dyn Store, a
     let page = read(Some("d"), 2, then).await.unwrap();
     assert_eq!((&*names(&page), page.more, page.count), ("e", false, 1));
     assert_eq!(names(&read(None, 0, 0).await.unwrap()), "abbbce");
+    let keys_only = RangeRequest {
+        prefix: at.into(),
+        keys_only: true,
+        ..RangeRequest::default()
+    };
+    let keys = store.range(keys_only).await.unwrap();
+    assert_eq!(names(&keys), "abbbce");
+    assert!(keys.kvs.iter().all(|kv| kv.value.is_empty() && kv.mod_revision > 0));
     let everything = store.range(RangeRequest::default()).await.unwrap();
     assert!(
         everything.kvs.iter().any(|kv| kv.key == neighbour),

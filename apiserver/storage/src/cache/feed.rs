@@ -84,6 +84,7 @@ async fn load_at(cache: &Inner, store: &dyn Store, revision: Revision, target: R
         prefix,
         limit,
         revision,
+        keys_only: false,
         after: None,
     };
     loop {

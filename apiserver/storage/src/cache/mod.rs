@@ -19,6 +19,7 @@ mod scope;
 mod snapshot;
 mod state;
 mod tree;
+mod verify;
 mod watch;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -32,6 +33,7 @@ pub use self::{
     object::{Indexed, Indexer, Object, Pairs},
     scope::Scope,
     snapshot::Snapshot,
+    verify::Verdict,
     watch::{Next, Watch},
 };
 use crate::store::{self, Revision, Store};
@@ -92,6 +94,7 @@ pub struct Cache {
 /// What the cache, its feed and its watches share.
 pub(crate) struct Inner {
     options: CacheOptions,
+    store: Arc<dyn Store>,
     indexer: Arc<dyn Indexer>,
     state: RwLock<State>,
     /// The state's revision, for those who wait for it. 0 until loaded.
@@ -112,6 +115,7 @@ impl Cache {
         let inner = Arc::new(Inner {
             state: RwLock::new(State::new(&options, Arc::default())),
             indexer,
+            store: store.clone(),
             progress: tokio::sync::watch::Sender::new(0),
             fresh: Fresh::new(store.clone()),
             kick: Arc::default(),

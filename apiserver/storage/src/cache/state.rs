@@ -368,6 +368,12 @@ impl State {
         }
     }
 
+    pub fn resources(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self.shards.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
     pub fn broken(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.broken.values()
     }

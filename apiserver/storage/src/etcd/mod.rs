@@ -123,6 +123,7 @@ impl Store for EtcdStore {
                 .map_or(from, |after| Bytes::from([after.as_bytes(), b"\0"].concat())),
             range_end: end,
             limit: i64::try_from(request.limit).unwrap_or(i64::MAX),
+            keys_only: request.keys_only,
             revision: request.revision,
             ..Default::default()
         };
