@@ -85,10 +85,14 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts an answered request.
-    pub fn answered(&self, call: &Call, code: u16, started: Instant) {
+    pub fn answered(&self, api: &Api, call: &Call, code: u16, started: Instant) {
         let info = &call.info;
         // Only what is served gets a label of its own: nobody can fill memory with made-up names.
-        let known = info.is_resource && code != 404;
+        let known = info.is_resource
+            && api
+                .resources
+                .find(&info.group, &info.version, &info.resource)
+                .is_some_and(|r| info.subresource.is_empty() || r.facts.subresource(&info.subresource).is_some());
         let text = |text: &str| if known { text.to_owned() } else { String::new() };
         let scope = match () {
             () if !info.is_resource => "",
@@ -153,6 +157,7 @@ impl Metrics {
         if let Some(end) = text.rfind("# EOF") {
             text.truncate(end);
         }
+        let mut text = classic(&text);
         // Reading the counts walks no object.
         text.push_str("# HELP apiserver_storage_objects Number of stored objects at the time of last check split by kind.\n# TYPE apiserver_storage_objects gauge\n");
         for resource in api.resources.stored() {
@@ -164,6 +169,27 @@ impl Metrics {
         text.push_str(&process());
         text
     }
+}
+
+/// The library writes OpenMetrics, where a counter's name lacks the `_total` of its samples.
+fn classic(text: &str) -> String {
+    let counters: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut out = String::with_capacity(text.len() + 256);
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(&name) => {
+                let _ = writeln!(out, "# {what} {name}_total {rest}");
+            }
+            _ => {
+                let _ = writeln!(out, "{line}");
+            }
+        }
+    }
+    out
 }
 
 fn verb(verb: &str, method: &str) -> &'static str {

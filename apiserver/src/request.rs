@@ -79,7 +79,7 @@ pub async fn handle_recorded(
     if head {
         *response.body_mut() = crate::body::empty();
     }
-    api.metrics.answered(&call, response.status().as_u16(), started);
+    api.metrics.answered(&api, &call, response.status().as_u16(), started);
     log(&call, &audit_id, response.status().as_u16(), started);
     (response, Some(call))
 }

@@ -186,7 +186,12 @@ fn check(ticket: &Authorized, target: &Target, object: &mut Value) -> Result<(),
     let errors: Vec<_> = own.into_iter().chain(errors).collect();
     if !errors.is_empty() {
         // Upstream names the stored kind: events of events.k8s.io are core's.
-        return Err(Status::invalid(&resource.stored_gvk.group, &resource.gvk.kind, &name, &errors));
+        return Err(Status::invalid(
+            &resource.stored_gvk.group,
+            &resource.gvk.kind,
+            &name,
+            &errors,
+        ));
     }
     (resource.kind.warnings)(object, None)
         .iter()

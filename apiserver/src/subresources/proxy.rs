@@ -88,16 +88,11 @@ fn split(text: &str) -> Option<Name<'_>> {
 /// What follows `/proxy` in the path, undecoded, with a leading slash.
 fn rest_of(path: &str) -> String {
     // …/namespaces/N/pods/NAME/proxy/REST and …/nodes/NAME/proxy/REST: the first `proxy` after a name.
-    let mut seen = 0;
-    let mut at = 0;
     let segments: Vec<&str> = path.split('/').collect();
     let named = if segments.get(3) == Some(&"namespaces") { 7 } else { 5 };
-    for segment in &segments {
-        if seen == named {
-            return format!("/{}", path.get(at + segment.len() + 1..).unwrap_or_default());
-        }
-        at += segment.len() + 1;
-        seen += 1;
+    let before: usize = segments.iter().take(named + 1).map(|segment| segment.len() + 1).sum();
+    if segments.len() > named {
+        return format!("/{}", path.get(before..).unwrap_or_default());
     }
     "/".to_owned()
 }
@@ -166,7 +161,10 @@ fn service(api: &Api, target: &Target, name: &Name<'_>) -> Result<(Scheme, Strin
     let wanted = if name.port.is_empty() {
         ports.first()
     } else {
-        let is = |port: &&Value| port["name"].as_str() == Some(name.port) || port["port"].to_string() == name.port;
+        let number = name.port.parse::<u64>().ok();
+        let is = |port: &&Value| {
+            port["name"].as_str() == Some(name.port) || number.is_some() && port["port"].as_u64() == number
+        };
         ports.iter().find(is)
     };
     let Some(wanted) = wanted else {
