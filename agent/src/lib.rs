@@ -8,7 +8,7 @@
 //! | [`app`] | flags, wiring, the order of starting |
 //! | [`pods`], [`pod`] | one worker per pod: observe, decide, act, report |
 //! | [`runtime`] | a pod in CRI's words |
-//! | [`env`], [`volumes`], [`sources`], [`hosts`], [`dns`] | what a container finds inside |
+//! | [`mod@env`], [`volumes`], [`sources`], [`hosts`], [`dns`] | what a container finds inside |
 //! | [`images`], [`probes`], [`lifecycle`], [`logs`], [`cgroups`] | what surrounds it |
 //! | [`node`] | the node's object, status and lease |
 //! | [`server`] | the agent's API: logs, exec, figures |

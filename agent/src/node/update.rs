@@ -21,8 +21,9 @@ use super::machine::{Available, Machine};
 use super::status::{NodeSeen, changed, status};
 use crate::config::KubeletConfiguration;
 
-/// Before the first ready status.
+/// Before the first ready status, at the start of the agent.
 const EAGER: Duration = Duration::from_millis(100);
+const EAGER_FOR: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(200);
 /// Upstream waits up to 7 s; a cluster that starts is served sooner by asking more often.
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -55,6 +56,7 @@ impl NodeUpdater {
         self.registered.notify_waiters();
         self.registered.notify_one();
         let mut reported: Option<(Instant, NodeStatus)> = None;
+        let begun = Instant::now();
         let mut was_ready = false;
         loop {
             let old = reported.as_ref().map(|(_, s)| s.clone());
@@ -65,10 +67,11 @@ impl NodeUpdater {
             }
             let ready = reported.as_ref().is_some_and(|(_, s)| is_ready(s));
             was_ready = was_ready || ready;
-            tokio::time::sleep(if was_ready {
-                self.config.node_status_update_frequency
-            } else {
+            let eager = !was_ready && begun.elapsed() < EAGER_FOR;
+            tokio::time::sleep(if eager {
                 EAGER
+            } else {
+                self.config.node_status_update_frequency
             })
             .await;
         }

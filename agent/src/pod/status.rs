@@ -27,7 +27,11 @@ pub fn status(pod: &Pod, seen: &PodSeen, old: &PodStatus) -> PodStatus {
         resource_claim_statuses: old.resource_claim_statuses.clone(),
         ..PodStatus::default()
     };
-    containers::fill(pod, seen, old, &mut new);
+    // A pod that the node refused has no containers to speak of; clients then show the reason instead.
+    let refused = seen.failed.is_some() && seen.containers.is_empty() && old.container_statuses.is_none();
+    if !refused {
+        containers::fill(pod, seen, old, &mut new);
+    }
     let terminal = seen.ending == Ending::Stopped;
     let phase = phase::phase(pod, seen, &new, terminal);
     let final_before = old.phase.clone().filter(|p| p == "Failed" || p == "Succeeded");

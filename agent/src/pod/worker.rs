@@ -1,7 +1,7 @@
 //! The task of one pod: observe, report, decide, act, wait. The only place of this folder that awaits between decisions.
 //!
 //! Started by [`crate::pods`] for every pod of the node, ended when the pod is gone from the API and from the runtime.
-//! Reasons to wake are listed in [`Worker::wait`]. What stays true: one worker per pod uid; steps are taken one at a
+//! Reasons to wake are listed in `Worker::wait`. What stays true: one worker per pod uid; steps are taken one at a
 //! time, removals first; a failed step is tried again in a later round and never skipped.
 
 mod end;

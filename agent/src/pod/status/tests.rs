@@ -212,6 +212,7 @@ fn a_terminal_phase_is_never_left_and_refused_pods_say_why() {
         refused.message.as_deref(),
     );
     assert_eq!(got, (Some("Failed"), Some("OutOfcpu"), Some("why")));
+    assert_eq!(refused.container_statuses, None);
 }
 
 #[test]
