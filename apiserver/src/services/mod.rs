@@ -404,7 +404,6 @@ pub fn released(new: &Value, old: &Value) -> Taken {
 
 /// An update that leaves allocated values out keeps them (upstream: `patchAllocatedValues`).
 pub fn patch_allocated_values(new: &mut Value, old: &Value) {
-    follow_the_changed_one(new, old);
     if !needs_addresses(new)
         && needs_addresses(old)
         && let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut)
@@ -413,14 +412,11 @@ pub fn patch_allocated_values(new: &mut Value, old: &Value) {
     }
     if needs_addresses(new) && needs_addresses(old) {
         let spec = &mut new["spec"];
-        let blank =
-            spec["clusterIP"].as_str().unwrap_or_default().is_empty() && strings(&spec["clusterIPs"]).is_empty();
-        if blank {
-            for key in ["clusterIP", "clusterIPs"] {
-                if let Some(kept) = old["spec"].get(key) {
-                    spec[key] = kept.clone();
-                }
-            }
+        if spec["clusterIP"].as_str().unwrap_or_default().is_empty() {
+            spec["clusterIP"] = old["spec"]["clusterIP"].clone();
+        }
+        if strings(&spec["clusterIPs"]).is_empty() {
+            spec["clusterIPs"] = old["spec"]["clusterIPs"].clone();
         }
         for key in ["ipFamilies", "ipFamilyPolicy"] {
             if spec.get(key).is_none_or(Value::is_null)
@@ -431,7 +427,9 @@ pub fn patch_allocated_values(new: &mut Value, old: &Value) {
         }
     }
     if needs_ports(new) && needs_ports(old) {
-        let same = |a: &Value, b: &Value| a["port"] == b["port"] && a["protocol"] == b["protocol"];
+        // Ports are known by name; of several without one the last counts, as upstream has it.
+        let same =
+            |a: &Value, b: &Value| a["name"].as_str().unwrap_or_default() == b["name"].as_str().unwrap_or_default();
         let before = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
         let mut used: Vec<u64> = new["spec"]["ports"]
             .as_array()
@@ -446,7 +444,7 @@ pub fn patch_allocated_values(new: &mut Value, old: &Value) {
             }
             let kept = before
                 .iter()
-                .find(|b| same(b, port))
+                .rfind(|b| same(b, port))
                 .and_then(|b| b["nodePort"].as_u64())
                 .filter(|p| *p != 0 && !used.contains(p));
             if let Some(kept) = kept {
@@ -468,23 +466,6 @@ pub fn patch_allocated_values(new: &mut Value, old: &Value) {
     }
 }
 
-/// `clusterIP` and `clusterIPs` say the same twice: of the two the one that the client changed counts.
-fn follow_the_changed_one(new: &mut Value, old: &Value) {
-    let single = |service: &Value| text(service, "/spec/clusterIP").to_owned();
-    let listed = |service: &Value| strings(&service["spec"]["clusterIPs"]);
-    let (one, many) = (single(new), listed(new));
-    let (one_changed, many_changed) = (one != single(old), many != listed(old));
-    if one_changed && !many_changed {
-        if one.is_empty() {
-            new["spec"]["clusterIPs"] = json!([]);
-        } else if let Some(first) = new.pointer_mut("/spec/clusterIPs/0") {
-            *first = one.into();
-        }
-    } else if many_changed && !one_changed {
-        new["spec"]["clusterIP"] = many.first().cloned().unwrap_or_default().into();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -492,8 +473,8 @@ mod tests {
     #[test]
     fn an_update_keeps_what_it_does_not_mention() {
         let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5"],
-            "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]}});
-        let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP"}]}});
+            "ports": [{"name": "a", "port": 80, "protocol": "TCP", "nodePort": 30001}]}});
+        let mut new = json!({"spec": {"type": "NodePort", "ports": [{"name": "a", "port": 80, "protocol": "TCP"}, {"name": "b", "port": 81, "protocol": "TCP"}]}});
         patch_allocated_values(&mut new, &old);
         assert_eq!(new["spec"]["clusterIP"], "10.0.0.5");
         assert_eq!(new["spec"]["ports"][0]["nodePort"], 30001);
