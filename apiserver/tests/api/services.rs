@@ -118,3 +118,39 @@ async fn the_servers_own_service_is_there() {
         .expect(200);
     assert_eq!(range["status"]["conditions"][0]["type"], "Ready");
 }
+
+#[tokio::test]
+async fn an_address_stays_unless_the_service_gives_it_up() {
+    let server = Server::start().await;
+    let path = format!("{}/services", server.namespace("n", &[]).await);
+    let made = server.post(&path, service("a", json!({}))).await.expect(201);
+    let ip = made["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    let other = json!({"spec": {"clusterIP": "10.232.0.200"}});
+    server.patch(&format!("{path}/a"), "merge", other).await.expect(422);
+    assert_eq!(
+        server
+            .get("/apis/networking.k8s.io/v1/ipaddresses/10.232.0.200")
+            .await
+            .code,
+        404,
+        "what the refused change took is given back"
+    );
+    let kept = server
+        .put(&format!("{path}/a"), service("a", json!({"ports": [{"port": 81}]})))
+        .await
+        .expect(200);
+    assert_eq!(
+        (kept["spec"]["clusterIP"].as_str(), &kept["spec"]["clusterIPs"]),
+        (Some(ip.as_str()), &json!([ip]))
+    );
+    let external =
+        json!({"spec": {"type": "ExternalName", "externalName": "a.b", "clusterIP": null, "clusterIPs": null}});
+    server.patch(&format!("{path}/a"), "merge", external).await.expect(200);
+    assert_eq!(
+        server
+            .get(&format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}"))
+            .await
+            .code,
+        404
+    );
+}
