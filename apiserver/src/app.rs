@@ -14,7 +14,7 @@ use steersman_auth::authz::rbac::Rbac;
 use steersman_auth::authz::{Authorizer, Union};
 use steersman_auth::token::{Issuer, SigningKey, VerifyKey};
 use steersman_schema::status::Status;
-use steersman_storage::cache::{Cache, CacheOptions};
+use steersman_storage::cache::{Cache, CacheOptions, Verdict};
 use steersman_storage::{EtcdOptions, EtcdStore, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,9 @@ use crate::services::Services;
 use crate::store_health::StoreHealth;
 use crate::tls::{self, ServerCert};
 use crate::{bootstrap, request, respond};
+
+/// How often the cache is compared with the store (upstream: 5 min).
+const COMPARE_EVERY: Duration = Duration::from_secs(300);
 
 /// Why the server cannot start: one line.
 #[derive(Debug, thiserror::Error)]
@@ -243,6 +246,24 @@ fn background(
     followers: Vec<Arc<dyn steersman_auth::Follower>>,
 ) -> tokio::task::JoinHandle<()> {
     tokio::spawn(api.store_health.clone().keep_asking(api.store.clone(), stop.clone()));
+    {
+        let (cache, stop) = (api.cache.clone(), stop.clone());
+        tokio::spawn(async move {
+            let report = |resource: &str, verdict: &Result<Verdict, steersman_storage::cache::Error>| {
+                if let Ok(Verdict::Inconsistent { .. }) = verdict {
+                    tracing::error!(
+                        resource,
+                        ?verdict,
+                        "the watch cache differs from the store and is loaded anew"
+                    );
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = cache.verify_regularly(COMPARE_EVERY, report) => {}
+            }
+        });
+    }
     let interval = api.options.etcd.etcd_compaction_interval.0;
     if !interval.is_zero() {
         let (store, stop) = (api.store.clone(), stop.clone());
