@@ -198,7 +198,12 @@ fn gated(munged: &mut Value, before: &Value, path: &Path) -> FieldErrors {
         .child("nodeSelectorTerms");
     if !old_terms.is_empty() && old_terms.len() != new_terms.len() {
         let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        errors.push(FieldError::invalid(&place, Value::from(new_terms), why));
+        let shown = if new_terms.is_empty() {
+            Value::Null
+        } else {
+            new_terms.into()
+        };
+        errors.push(FieldError::invalid(&place, shown, why));
     } else {
         for (i, (a, b)) in new_terms.iter().zip(&old_terms).enumerate() {
             if !only_additions(a, b) {
@@ -209,7 +214,10 @@ fn gated(munged: &mut Value, before: &Value, path: &Path) -> FieldErrors {
     }
     match munged.get_mut("affinity").filter(|a| a.is_object()) {
         Some(affinity) => put_back(affinity, before.at("/affinity"), "nodeAffinity"),
-        None => put_back(munged, before, "affinity"),
+        None => {
+            let kept = serde_json::json!({ "nodeAffinity": was });
+            crate::view::set(munged, "affinity", kept);
+        }
     }
     errors
 }
