@@ -323,6 +323,19 @@ impl State {
         }
     }
 
+    /// Moves the position to the newest revision if nothing is to be delivered before it. Takes no event away.
+    pub fn advance(&self, scope: &Scope, topic: &Topic, at: &mut Position) -> bool {
+        let Some(shard) = self.shards.get(&*scope.resource).filter(|_| at.epoch == self.epoch) else {
+            return false;
+        };
+        let idle = topic.last() <= at.revision;
+        if idle {
+            at.next = shard.first + shard.log.len() as u64;
+            at.revision = at.revision.max(self.revision);
+        }
+        idle
+    }
+
     /// Looks for events of the scope from the position on, and moves the position behind what was looked at.
     pub fn look(&self, scope: &Scope, topic: &Topic, at: &mut Position) -> Look {
         if at.epoch != self.epoch {
@@ -331,10 +344,7 @@ impl State {
         let Some(shard) = self.shards.get(&*scope.resource) else {
             return Look::Idle;
         };
-        let end = shard.first + shard.log.len() as u64;
-        if topic.last() <= at.revision {
-            at.next = end;
-            at.revision = at.revision.max(self.revision);
+        if self.advance(scope, topic, at) {
             return Look::Idle;
         }
         let Some(skip) = at.next.checked_sub(shard.first) else {

@@ -62,8 +62,8 @@ impl Watch {
     /// The revision up to which everything in scope has been delivered by [`Watch::next`]: what a bookmark may say. It grows
     /// while the scope is idle, and stands still while there is something to deliver.
     pub fn revision(&mut self) -> Revision {
-        if !self.over && self.topic.last() <= self.at.revision {
-            self.look();
+        if !self.over {
+            self.cache.state.read().advance(&self.scope, &self.topic, &mut self.at);
         }
         self.at.revision
     }
