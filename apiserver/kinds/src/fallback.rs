@@ -1,10 +1,10 @@
 //! The generic [`Kind`] of every resource without a file of its own, made from the table of facts.
 //!
 //! It knows metadata's rules, keeps `status` apart where there is such a subresource, counts generations for kinds with
-//! a `spec`, and prints Name and Created At. What it does not know: the kind's own validation.
+//! a `spec`; [`others`] adds defaults, columns and selectable fields. What it does not know: the kind's own validation.
 
 use crate::view::{put_back, remove};
-use crate::{Context, Kind, Status, meta, nothing};
+use crate::{Context, Kind, Status, meta, nothing, others};
 use serde_json::Value;
 use steersman_schema::facts::facts;
 
@@ -48,7 +48,7 @@ pub fn others(own: &[&'static Kind]) -> Vec<&'static Kind> {
             version: &resource.version,
             kind: &resource.kind,
             plural: &resource.plural,
-            default: nothing::default,
+            default: others::default(&id).unwrap_or(nothing::default),
             prepare_create: if status { drop_status } else { nothing::prepare_create },
             prepare_update: nothing::prepare_update,
             validate: nothing::validate,
@@ -66,8 +66,8 @@ pub fn others(own: &[&'static Kind]) -> Vec<&'static Kind> {
             scale: None,
             grace: None,
             orphans_by_default: false,
-            fields: &[],
-            table: None,
+            fields: others::fields(&id),
+            table: others::table(&id),
             example: "",
         };
         // Made once per process and kept for its life, like the kinds that are statics.

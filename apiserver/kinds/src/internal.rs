@@ -49,6 +49,9 @@ static STRUCTS: LazyLock<HashMap<&'static str, Vec<Field>>> = LazyLock::new(|| {
     structs
 });
 
+/// As a zero: the field is left out when it is not set.
+const OMITTED: &str = "~";
+
 enum Node {
     Text(String),
     List(Vec<Node>),
@@ -94,7 +97,11 @@ fn collect(fields: &[Field], object: &Map<String, Value>, around: &Map<String, V
             continue;
         }
         let source = if field.above { around } else { object };
-        let shown = match source.get(field.json).filter(|v| !v.is_null()) {
+        let found = source.get(field.json).filter(|v| !v.is_null());
+        if found.is_none() && field.zero == OMITTED {
+            continue;
+        }
+        let shown = match found {
             None if field.zero == "{}" => node(field.inner, &Value::Null, object),
             None => Node::Text(field.zero.to_owned()),
             Some(Value::Array(list)) if list.is_empty() => Node::Text("null".into()),

@@ -14,6 +14,7 @@ pub mod internal;
 pub mod kind;
 pub mod meta;
 pub mod nothing;
+mod others;
 pub mod resources;
 pub mod scale;
 pub mod selector;
