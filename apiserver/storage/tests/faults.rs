@@ -163,6 +163,21 @@ async fn a_member_that_hangs_is_left_for_another() {
     let load = Load::start(&store).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut watch = store.watch("", store.current_revision().await.unwrap()).await.unwrap();
+    let cache = Cache::start(
+        Arc::new(store.clone()),
+        CacheOptions::new("/registry/"),
+        Arc::new(TestIndexer),
+    );
+    cache.ready().await;
+    let reader = tokio::spawn(async move {
+        for _ in 0..500 {
+            cache
+                .fresh()
+                .await
+                .expect("a consistent read fails because one member hangs");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
     // The first endpoint is the pinned one.
     cluster.members[0].freeze();
     tokio::time::sleep(Duration::from_secs(15)).await;
@@ -184,6 +199,7 @@ async fn a_member_that_hangs_is_left_for_another() {
     tokio::time::timeout(Duration::from_secs(5), seen)
         .await
         .expect("the watch moved too");
+    reader.await.unwrap();
     cluster.members[0].thaw();
     let done = load.finish().await;
     println!("{done:?}");

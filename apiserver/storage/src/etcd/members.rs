@@ -6,11 +6,11 @@
 
 use std::{
     future::Future,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tonic::{
     Request, Response, Status,
     metadata::{Ascii, MetadataValue},
@@ -41,7 +41,8 @@ const PONG: Duration = Duration::from_secs(3);
 /// All members of the cluster.
 pub(super) struct Members {
     members: Vec<Member>,
-    pinned: AtomicUsize,
+    /// Number of the member in use; watches listen to it.
+    pinned: watch::Sender<usize>,
     start: Instant,
 }
 
@@ -157,7 +158,7 @@ impl Members {
         }
         Ok(Members {
             members,
-            pinned: AtomicUsize::new(0),
+            pinned: watch::Sender::new(0),
             start: Instant::now(),
         })
     }
@@ -173,7 +174,7 @@ impl Members {
     /// The member to ask now: the pinned one, or after its failure the next one that did not fail lately.
     pub fn pick(&self) -> (usize, &Member) {
         let now = self.now();
-        let pinned = self.pinned.load(Ordering::Relaxed) % self.members.len();
+        let pinned = *self.pinned.borrow();
         let from_pinned = self
             .members
             .iter()
@@ -186,17 +187,27 @@ impl Members {
             .unwrap_or((0, &self.members[0]))
     }
 
-    /// The member answered: stay with it.
+    /// The member answered: use it, if the one in use failed.
     pub fn praise(&self, at: usize) {
-        if let Some(member) = self.members.get(at) {
-            member.shunned_until.store(0, Ordering::Relaxed);
-        }
-        if self.pinned.swap(at, Ordering::Relaxed) != at {
-            tracing::info!(
-                endpoint = self.members.get(at).map(|m| &*m.endpoint),
-                "using another etcd member"
-            );
-        }
+        let Some(member) = self.members.get(at) else { return };
+        member.shunned_until.store(0, Ordering::Relaxed);
+        let now = self.now();
+        self.pinned.send_if_modified(|pinned| {
+            // A late answer of a slow member does not bring it back.
+            let failed = |m: &Member| m.shunned_until.load(Ordering::Relaxed) > now;
+            let moves = *pinned != at && self.members.get(*pinned).is_none_or(failed);
+            if moves {
+                tracing::info!(endpoint = member.endpoint, "using another etcd member");
+                *pinned = at;
+            }
+            moves
+        });
+    }
+
+    /// Waits until another member is in use.
+    pub async fn left(&self, at: usize) {
+        // The sender lives as long as `self`.
+        let _ = self.pinned.subscribe().wait_for(|pinned| *pinned != at).await;
     }
 
     /// The member failed: ask others first for a while.

@@ -1,7 +1,7 @@
 //! The [`Store`] in an etcd cluster.
 //!
-//! A thin client over own stubs: [`members`] holds one channel per member with quick fail-over, [`write`] makes writes safe
-//! against lost answers, [`watch`] resumes, [`lease`] shares leases. Values are slices of the received frames.
+//! A thin client over own stubs: `members` holds one channel per member with quick fail-over, `write` makes writes safe
+//! against lost answers, `watch` resumes, `lease` shares leases. Values are slices of the received frames.
 
 mod failure;
 mod lease;

@@ -76,10 +76,18 @@ impl Watch {
         let mut client = member.watch();
         let connected = tokio::time::timeout(CONFIRM, client.watch(ReceiverStream::new(asked))).await;
         let why = match connected {
-            Ok(Ok(answers)) => match self.receive(answers.into_inner(), ask).await {
-                Ok(end) => return end,
-                Err(why) => why,
-            },
+            Ok(Ok(answers)) => {
+                members.praise(at);
+                let end = tokio::select! {
+                    end = self.receive(answers.into_inner(), ask) => end,
+                    // A request noticed before us that the member is bad. (What was received and not handed on comes again.)
+                    () = members.left(at) => return End::Continue(()),
+                };
+                match end {
+                    Ok(end) => return end,
+                    Err(why) => why,
+                }
+            }
             Ok(Err(status)) => status.message().to_owned(),
             Err(_) => "no answer to a new watch".to_owned(),
         };
