@@ -74,6 +74,9 @@ pub fn pretty(name: &str, value: &Value) -> String {
 }
 
 fn node(name: &str, value: &Value, around: &Map<String, Value>) -> Node {
+    if let Value::Array(list) = value {
+        return Node::List(list.iter().map(|v| node(name, v, around)).collect());
+    }
     let Some(fields) = STRUCTS.get(name) else {
         return plain(value);
     };

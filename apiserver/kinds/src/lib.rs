@@ -41,6 +41,7 @@ macro_rules! kinds {
 }
 
 kinds! {
+    autoscaler;
     certificate;
     claim;
     configmap;

@@ -7,8 +7,27 @@ mod tables;
 pub use defaults::default;
 pub use tables::table;
 
-use crate::view::View;
-use serde_json::Value;
+use crate::Context;
+use crate::view::{View, set};
+use serde_json::{Value, json};
+
+/// A new volume waits to be bound.
+pub fn pending_volume(volume: &mut Value, context: &Context) {
+    let status = json!({ "phase": "Pending", "lastPhaseTransitionTime": context.now });
+    set(volume, "status", status);
+}
+
+/// A new definition has stored nothing yet but will: objects of its storage version.
+pub fn stored_versions(definition: &mut Value, _: &Context) {
+    let versions = definition.items("/spec/versions");
+    let stored = versions.iter().find(|v| v.flag("/storage")).map(|v| v.text("/name"));
+    let status = json!({
+        "conditions": null,
+        "acceptedNames": { "plural": "", "kind": "" },
+        "storedVersions": stored.into_iter().collect::<Vec<_>>(),
+    });
+    set(definition, "status", status);
+}
 
 type Field = (&'static str, fn(&Value) -> String);
 

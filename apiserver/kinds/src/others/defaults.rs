@@ -53,6 +53,7 @@ pub fn default(id: &str) -> Option<fn(&mut Value)> {
                 set_default(reference, "port", 443);
             }
         },
+        "apiextensions.k8s.io/customresourcedefinitions" => definition,
         "resource.k8s.io/resourceclaims" => |claim| requests(claim, "/spec/devices/requests"),
         "resource.k8s.io/resourceclaimtemplates" => |template| requests(template, "/spec/spec/devices/requests"),
         _ => return None,
@@ -66,6 +67,27 @@ fn volume(volume: &mut Value) {
     if let Some(spec) = child(volume, "spec") {
         set_if_empty(spec, "persistentVolumeReclaimPolicy", "Retain");
         set_default(spec, "volumeMode", "Filesystem");
+        if let Some(path) = spec.get_mut("hostPath").filter(|p| p.is_object()) {
+            set_default(path, "type", "");
+        }
+    }
+}
+
+fn definition(definition: &mut Value) {
+    let Some(spec) = child(definition, "spec") else { return };
+    let kind = spec.text("/names/kind").to_string();
+    if let Some(names) = child(spec, "names") {
+        set_if_empty(names, "singular", kind.to_lowercase());
+        if !kind.is_empty() {
+            set_if_empty(names, "listKind", format!("{kind}List"));
+        }
+    }
+    set_default(spec, "conversion", json!({ "strategy": "None" }));
+    if let Some(service) = spec
+        .pointer_mut("/conversion/webhook/clientConfig/service")
+        .filter(|s| s.is_object())
+    {
+        set_default(service, "port", 443);
     }
 }
 
