@@ -648,6 +648,45 @@ fn condition(job: &Value, kind: &str) -> bool {
     found.is_some_and(|c| c.text("/status") == "True")
 }
 
+/// Faults of the lists of indexes in a status, where they change.
+fn status_indexes(new: &Value, old: &Value, indexed: bool) -> FieldErrors {
+    let mut errors = Vec::new();
+    let path = Path::new("status");
+    let completions = new.at("/spec/completions").as_i64();
+    let (done, was) = (
+        new.text("/status/completedIndexes"),
+        old.text("/status/completedIndexes"),
+    );
+    let place = path.child("completedIndexes");
+    if done != was {
+        if let Some(Err(why)) = completions.map(|c| count_indexes(done, c)) {
+            let why = format!("error parsing completedIndexes: {why}");
+            errors.push(FieldError::invalid(&place, done, why));
+        }
+        if !done.is_empty() && !indexed {
+            let why = "cannot set non-empty completedIndexes when non-indexed completion mode";
+            errors.push(FieldError::invalid(&place, done, why));
+        }
+    }
+    let (failed, was) = (
+        new.at("/status/failedIndexes").as_str(),
+        old.at("/status/failedIndexes").as_str(),
+    );
+    let place = path.child("failedIndexes");
+    if let Some(failed) = failed.filter(|_| failed != was) {
+        let per_index = new.has("/spec/backoffLimitPerIndex");
+        if per_index && let Some(Err(why)) = completions.map(|c| count_indexes(failed, c)) {
+            let why = format!("error parsing failedIndexes: {why}");
+            errors.push(FieldError::invalid(&place, failed, why));
+        }
+        if !per_index {
+            let why = "cannot set non-null failedIndexes when backoffLimitPerIndex is null";
+            errors.push(FieldError::invalid(&place, failed, why));
+        }
+    }
+    errors
+}
+
 fn validate_status(new: &Value, old: &Value) -> FieldErrors {
     let path = Path::new("status");
     let status = new.at("/status");
@@ -732,6 +771,13 @@ fn validate_status(new: &Value, old: &Value) -> FieldErrors {
         ));
     }
     let indexed = new.text("/spec/completionMode") == "Indexed";
+    errors.extend(status_indexes(new, old, indexed));
+    let ready = status.at("/ready").as_i64();
+    let moved = ready != old.at("/status/ready").as_i64() || active != old.int("/status/active");
+    if let Some(ready) = ready.filter(|r| moved && *r > active) {
+        let why = "cannot set more ready pods than active";
+        errors.push(FieldError::invalid(&path.child("ready"), ready, why));
+    }
     for (key, counted) in [
         ("failed", true),
         (

@@ -42,7 +42,8 @@ fn pair(status: &mut Value, single: &str, many: &str) {
         .first()
         .map(|v| v.text("/ip").to_string())
         .unwrap_or_default();
-    if many == "podIPs" && !one.is_empty() && first.is_empty() {
+    // Where they differ the older field counts.
+    if many == "podIPs" && !one.is_empty() && first != one {
         set(status, many, json!([{ "ip": one }]));
     } else if one.is_empty() && !first.is_empty() && many == "podIPs" {
         set(status, single, first);

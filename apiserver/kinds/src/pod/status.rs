@@ -3,10 +3,11 @@
 use super::update;
 use super::{node_name, volumes};
 use crate::Context;
+use crate::internal;
 use crate::view::{View, invalid, put_back, remove, set};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 use steersman_schema::name;
 
 const NOT_BACK: &str = "may not be transitioned to non-terminated state";
@@ -221,7 +222,8 @@ fn addresses(status: &Value, before: &Value, key: &str, path: &Path) -> FieldErr
     let v6 = list.iter().filter(|ip| ip.contains(':')).count();
     if list.len() > 1 && (v6 == 0 || v6 == list.len() || list.len() > 2) {
         let why = "may specify no more than one IP for each IP family";
-        errors.push(FieldError::invalid(path, status.at(&pointer), why));
+        let shown = BadValue::Raw(internal::compact("PodIP", status.at(&pointer)));
+        errors.push(FieldError::invalid(path, shown, why));
     }
     errors
 }
