@@ -345,9 +345,13 @@ fn walk(http: &Http, namespace: &str, served: &Served, mut object: Value) {
             &[],
         )
         .ok();
-    assert_eq!(
-        table.pointer("/rows/0/cells").and_then(Value::as_array).map(Vec::len),
-        table["columnDefinitions"].as_array().map(Vec::len),
+    let cells = table
+        .pointer("/rows/0/cells")
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
+    // Not equality: upstream's rows of IP addresses have a cell more than there are columns.
+    assert!(
+        cells >= table["columnDefinitions"].as_array().map_or(1, Vec::len),
         "{path}: {table}"
     );
     eventually(&format!("{path} is replaced"), 10, || {

@@ -38,11 +38,7 @@ async fn once(cluster: &Cluster, round: usize) -> Result<f64> {
     let begin = Instant::now();
     let child = Command::new(program)
         .args(words)
-        .args([
-            format!("--secure-port={PORT}"),
-            format!("--etcd-prefix={prefix}"),
-            "--advertise-address=127.0.0.1".into(),
-        ])
+        .args([format!("--secure-port={PORT}"), format!("--etcd-prefix={prefix}")])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
