@@ -51,6 +51,7 @@ fn a_missing_file_is_named() {
         (
             "kube-apiserver",
             vec![
+                "--secure-port=16999",
                 "--etcd-servers=https://127.0.0.1:1",
                 "--client-ca-file=/nowhere/ca.crt",
                 "--service-account-issuer=https://x",
