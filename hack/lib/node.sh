@@ -35,7 +35,8 @@ mount_points_up() {
 mount_points_down() {
   local dir used
   [ -s "$STATE/made-folders" ] || return 0
-  used=$(cat /proc/[0-9]*/mountinfo 2>/dev/null | cut -d' ' -f5 | sort -u)
+  # A process that is just ending has no mountinfo to read.
+  used=$({ cat /proc/[0-9]*/mountinfo 2>/dev/null || true; } | cut -d' ' -f5 | sort -u)
   tac "$STATE/made-folders" | while read -r dir; do
     grep -qxF "$dir" <<<"$used" || rmdir "$dir" 2>/dev/null || true
   done

@@ -50,20 +50,33 @@ impl Unschedulable {
             return "no nodes available to schedule pods".to_owned();
         }
         let list = |reasons: &BTreeMap<String, usize>| {
-            let mut texts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let mut texts: Vec<String> = reasons
+                .iter()
+                .map(|(reason, count)| format!("{count} {reason}"))
+                .collect();
             texts.sort();
             texts.join(", ")
         };
         // The second sentence is what upstream's DynamicResources plugin adds when it has no claim to take back: always so,
         // as long as claims are nobody's business here.
-        let mut text = format!("0/{nodes} nodes are available: {}. no new claims to deallocate", list(&self.reasons));
+        let mut text = format!(
+            "0/{nodes} nodes are available: {}. no new claims to deallocate",
+            list(&self.reasons)
+        );
         if self.without_victims + self.unresolvable == nodes {
             let preemption = [
                 ("No preemption victims found for incoming pod", self.without_victims),
                 ("Preemption is not helpful for scheduling", self.unresolvable),
             ];
-            let preemption = preemption.into_iter().filter(|(_, n)| *n > 0).map(|(text, n)| (text.to_owned(), n)).collect();
-            text.push_str(&format!(", preemption: 0/{nodes} nodes are available: {}.", list(&preemption)));
+            let preemption = preemption
+                .into_iter()
+                .filter(|(_, n)| *n > 0)
+                .map(|(text, n)| (text.to_owned(), n))
+                .collect();
+            text.push_str(&format!(
+                ", preemption: 0/{nodes} nodes are available: {}.",
+                list(&preemption)
+            ));
         }
         text
     }
@@ -75,7 +88,10 @@ pub fn decide(plugins: &[Plugin], pod: &PodInfo, snapshot: &Snapshot, start: usi
     let count = snapshot.nodes.len();
     let wanted = enough(count);
     let mut feasible: Vec<&Arc<NodeInfo>> = Vec::new();
-    let mut why = Unschedulable { nodes: count, ..Unschedulable::default() };
+    let mut why = Unschedulable {
+        nodes: count,
+        ..Unschedulable::default()
+    };
     let mut looked_at = 0;
     let start = if count == 0 { 0 } else { start % count };
     for node in snapshot.nodes[start..].iter().chain(&snapshot.nodes[..start]) {
@@ -99,7 +115,10 @@ pub fn decide(plugins: &[Plugin], pod: &PodInfo, snapshot: &Snapshot, start: usi
         }
     }
     match best(plugins, pod, &feasible, snapshot, random) {
-        Some(node) => Placement::Node { name: node.name.clone(), next_start: (start + looked_at) % count.max(1) },
+        Some(node) => Placement::Node {
+            name: node.name.clone(),
+            next_start: (start + looked_at) % count.max(1),
+        },
         None => Placement::Unschedulable(why),
     }
 }
@@ -120,7 +139,13 @@ fn first_rejection(plugins: &[Plugin], pod: &PodInfo, node: &NodeInfo) -> Option
     })
 }
 
-fn best<'a>(plugins: &[Plugin], pod: &PodInfo, feasible: &[&'a Arc<NodeInfo>], snapshot: &Snapshot, random: u64) -> Option<&'a Arc<NodeInfo>> {
+fn best<'a>(
+    plugins: &[Plugin],
+    pod: &PodInfo,
+    feasible: &[&'a Arc<NodeInfo>],
+    snapshot: &Snapshot,
+    random: u64,
+) -> Option<&'a Arc<NodeInfo>> {
     if feasible.len() < 2 {
         return feasible.first().copied();
     }
@@ -134,8 +159,12 @@ fn best<'a>(plugins: &[Plugin], pod: &PodInfo, feasible: &[&'a Arc<NodeInfo>], s
         }
     }
     let highest = totals.iter().copied().max()?;
-    let ties: Vec<&'a Arc<NodeInfo>> =
-        feasible.iter().zip(&totals).filter(|(_, total)| **total == highest).map(|(node, _)| *node).collect();
+    let ties: Vec<&'a Arc<NodeInfo>> = feasible
+        .iter()
+        .zip(&totals)
+        .filter(|(_, total)| **total == highest)
+        .map(|(node, _)| *node)
+        .collect();
     let pick = usize::try_from(random % ties.len().max(1) as u64).unwrap_or_default();
     ties.get(pick).copied()
 }

@@ -16,7 +16,8 @@ fn node(name: &str, extra: Value) -> Arc<Node> {
 }
 
 fn pod(name: &str, spec: Value) -> PodInfo {
-    let mut object = json!({"metadata": {"namespace": "d", "name": name, "uid": name}, "spec": {"containers": [{"name": "c"}]}});
+    let mut object =
+        json!({"metadata": {"namespace": "d", "name": name, "uid": name}, "spec": {"containers": [{"name": "c"}]}});
     merge(&mut object["spec"], spec);
     PodInfo::new(Arc::new(Pod::from_value(&object).unwrap()))
 }
@@ -57,7 +58,11 @@ fn check(pod: &PodInfo, snapshot: &Snapshot, expected: &str) {
 
 #[test]
 fn messages_are_upstreams_word_for_word() {
-    check(&pod("p", json!({})), &snapshot(vec![], vec![]), "no nodes available to schedule pods");
+    check(
+        &pod("p", json!({})),
+        &snapshot(vec![], vec![]),
+        "no nodes available to schedule pods",
+    );
     check(
         &pod("p", cpu("3")),
         &snapshot(vec![node("a", json!({})), node("b", json!({}))], vec![]),
@@ -69,7 +74,10 @@ fn messages_are_upstreams_word_for_word() {
         &pod("p", cpu("1")),
         &snapshot(
             vec![node("a", cordoned), node("b", tainted), node("c", json!({}))],
-            vec![pod("full", json!({"nodeName": "c", "containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}))],
+            vec![pod(
+                "full",
+                json!({"nodeName": "c", "containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}),
+            )],
         ),
         "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.",
     );
@@ -90,7 +98,10 @@ fn messages_are_upstreams_word_for_word() {
 
 #[test]
 fn the_emptier_node_is_preferred() {
-    let busy = pod("q", json!({"nodeName": "a", "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}));
+    let busy = pod(
+        "q",
+        json!({"nodeName": "a", "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}),
+    );
     let snapshot = snapshot(vec![node("a", json!({})), node("b", json!({}))], vec![busy]);
     check(&pod("p", cpu("500m")), &snapshot, "b");
 }
@@ -100,8 +111,15 @@ fn a_preferred_affinity_outweighs_an_emptier_node() {
     let term = json!({"weight": 100, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["x"]}]}});
     let wish = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}});
     let zone = json!({"metadata": {"labels": {"zone": "x"}}});
-    let busy = pod("q", json!({"nodeName": "a", "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}));
-    check(&pod("p", wish), &snapshot(vec![node("a", zone), node("b", json!({}))], vec![busy]), "a");
+    let busy = pod(
+        "q",
+        json!({"nodeName": "a", "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}),
+    );
+    check(
+        &pod("p", wish),
+        &snapshot(vec![node("a", zone), node("b", json!({}))], vec![busy]),
+        "a",
+    );
 }
 
 #[test]

@@ -26,7 +26,11 @@ pub enum ClusterEvent {
 #[must_use]
 pub fn node_changes(old: &Node, new: &Node) -> Vec<ClusterEvent> {
     let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
-    let taints = |n: &Node| n.spec.as_ref().map(|s| (s.taints.clone(), s.unschedulable.unwrap_or(false)));
+    let taints = |n: &Node| {
+        n.spec
+            .as_ref()
+            .map(|s| (s.taints.clone(), s.unschedulable.unwrap_or(false)))
+    };
     let mut events = Vec::new();
     if allocatable(old) != allocatable(new) {
         events.push(ClusterEvent::NodeAllocatable);

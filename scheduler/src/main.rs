@@ -18,7 +18,11 @@ const PORT: u16 = 10259;
 fn main() {
     let options: Options = flags::parse();
     logging::init(options.logging.v);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => flags::fail(&format!("starting the runtime: {error}")),
     };
@@ -28,12 +32,22 @@ fn main() {
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {
-    let Options { kubeconfig, serving, leader: election, logging: _ } = options;
+    let Options {
+        kubeconfig,
+        serving,
+        leader: election,
+        logging: _,
+    } = options;
     let stop = shutdown::on_signals()?;
     let client = Client::from_kubeconfig(&kubeconfig, NAME).await?;
     let host = flags::hostname();
     let recorder = Recorder::new(client.clone(), SCHEDULER, &host);
-    let election = (election.leader_elect, election.config(NAME, leader::identity(&host)).map_err(anyhow::Error::msg)?);
+    let election = (
+        election.leader_elect,
+        election
+            .config(NAME, leader::identity(&host))
+            .map_err(anyhow::Error::msg)?,
+    );
 
     let informers = Informers::new(client.clone());
     let scheduler = Scheduler::start(client.clone(), recorder.clone(), &informers, SCHEDULER);
@@ -52,7 +66,16 @@ async fn run(options: Options) -> anyhow::Result<()> {
         return Ok(());
     }
     let store = leader::ApiLease::new(client, &config);
-    match leader::run(&config, &store, &steersman_types::jiff::Timestamp::now, Some(&recorder), stop, work).await {
+    match leader::run(
+        &config,
+        &store,
+        &steersman_types::jiff::Timestamp::now,
+        Some(&recorder),
+        stop,
+        work,
+    )
+    .await
+    {
         Outcome::Lost => anyhow::bail!("leaderelection lost"),
         Outcome::Released | Outcome::WorkEnded => Ok(()),
     }
@@ -61,6 +84,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
 /// `scheduler_pending_pods`, read when somebody asks.
 fn register(metrics: &Metrics, scheduler: &Arc<Scheduler>) {
     metrics.register(|registry| {
-        registry.register_collector(Box::new(steersman_scheduler::metrics::Pending(Arc::downgrade(scheduler))));
+        registry.register_collector(Box::new(steersman_scheduler::metrics::Pending(Arc::downgrade(
+            scheduler,
+        ))));
     });
 }

@@ -14,13 +14,20 @@ pub struct Pending(pub Weak<Scheduler>);
 
 impl Collector for Pending {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(scheduler) = self.0.upgrade() else { return Ok(()) };
+        let Some(scheduler) = self.0.upgrade() else {
+            return Ok(());
+        };
         let (active, backoff, unschedulable) = scheduler.pending();
         let help = "Number of pending pods, by the queue type";
-        for (queue, count) in [("active", active), ("backoff", backoff), ("unschedulable", unschedulable)] {
+        for (queue, count) in [
+            ("active", active),
+            ("backoff", backoff),
+            ("unschedulable", unschedulable),
+        ] {
             let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
             let labels = [("queue", queue)];
-            let mut descriptor = encoder.encode_descriptor("scheduler_pending_pods", help, None, gauge.metric_type())?;
+            let mut descriptor =
+                encoder.encode_descriptor("scheduler_pending_pods", help, None, gauge.metric_type())?;
             gauge.encode(descriptor.encode_family(&labels)?)?;
         }
         Ok(())

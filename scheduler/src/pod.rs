@@ -20,7 +20,11 @@ impl PodKey {
     pub fn of(pod: &Pod) -> Self {
         let meta = pod.metadata();
         let text = |s: &Option<String>| s.clone().unwrap_or_default();
-        Self { namespace: text(&meta.namespace), name: text(&meta.name), uid: text(&meta.uid) }
+        Self {
+            namespace: text(&meta.namespace),
+            name: text(&meta.name),
+            uid: text(&meta.uid),
+        }
     }
 }
 
@@ -44,7 +48,9 @@ impl HostPort {
     #[must_use]
     pub fn conflicts(&self, other: &Self) -> bool {
         let wild = |ip: &str| ip == "0.0.0.0";
-        self.protocol == other.protocol && self.port == other.port && (wild(&self.ip) || wild(&other.ip) || self.ip == other.ip)
+        self.protocol == other.protocol
+            && self.port == other.port
+            && (wild(&self.ip) || wild(&other.ip) || self.ip == other.ip)
     }
 }
 
@@ -62,7 +68,13 @@ impl PodInfo {
     #[must_use]
     pub fn new(pod: Arc<Pod>) -> Self {
         let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or_default();
-        Self { key: PodKey::of(&pod), requests: resources::requests(&pod), host_ports: host_ports(&pod), priority, pod }
+        Self {
+            key: PodKey::of(&pod),
+            requests: resources::requests(&pod),
+            host_ports: host_ports(&pod),
+            priority,
+            pod,
+        }
     }
 
     /// The node that the pod is bound to, empty if none.
@@ -75,26 +87,47 @@ impl PodInfo {
 /// The node that `pod` is bound to, empty if none.
 #[must_use]
 pub fn node_of(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+    pod.spec
+        .as_ref()
+        .and_then(|s| s.node_name.as_deref())
+        .unwrap_or_default()
 }
 
 /// Whether the pod has run to its end and holds nothing any more.
 #[must_use]
 pub fn is_finished(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+    matches!(
+        pod.status.as_ref().and_then(|s| s.phase.as_deref()),
+        Some("Succeeded" | "Failed")
+    )
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| c.ports.iter().flatten());
     ports
         .filter_map(|p| {
             let port = p.host_port.filter(|port| *port > 0)?;
             let or = |value: &Option<String>, default: &str| {
-                value.clone().filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned())
+                value
+                    .clone()
+                    .filter(|v| !v.is_empty())
+                    .unwrap_or_else(|| default.to_owned())
             };
-            Some(HostPort { ip: or(&p.host_ip, "0.0.0.0"), protocol: or(&p.protocol, "TCP"), port })
+            Some(HostPort {
+                ip: or(&p.host_ip, "0.0.0.0"),
+                protocol: or(&p.protocol, "TCP"),
+                port,
+            })
         })
         .collect()
 }

@@ -38,10 +38,16 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Active,
-    BackingOff { until: Instant },
-    Unschedulable { since: Instant },
+    BackingOff {
+        until: Instant,
+    },
+    Unschedulable {
+        since: Instant,
+    },
     /// Handed out; events from now on count when it comes back.
-    InFlight { woken: Vec<ClusterEvent> },
+    InFlight {
+        woken: Vec<ClusterEvent>,
+    },
 }
 
 /// The queue. Every waiting pod is in it exactly once.
@@ -57,7 +63,13 @@ pub struct Queue {
 impl Queue {
     #[must_use]
     pub fn new(plugins: &'static [Plugin]) -> Self {
-        Self { plugins, entries: HashMap::new(), active: BTreeSet::new(), backing_off: BTreeMap::new(), arrivals: 0 }
+        Self {
+            plugins,
+            entries: HashMap::new(),
+            active: BTreeSet::new(),
+            backing_off: BTreeMap::new(),
+            arrivals: 0,
+        }
     }
 
     #[must_use]
@@ -81,8 +93,13 @@ impl Queue {
         let key = info.key.clone();
         let Some(entry) = self.entries.get_mut(&key) else {
             self.arrivals += 1;
-            let entry =
-                Entry { info, place: Place::Active, arrival: self.arrivals, failures: 0, rejected_by: BTreeSet::new() };
+            let entry = Entry {
+                info,
+                place: Place::Active,
+                arrival: self.arrivals,
+                failures: 0,
+                rejected_by: BTreeSet::new(),
+            };
             self.active.insert(rank(&entry));
             self.entries.insert(key, entry);
             return;
@@ -161,13 +178,23 @@ impl Queue {
             Place::Unschedulable { since } => Some(since + LONGEST_WAIT),
             _ => None,
         });
-        self.backing_off.keys().next().map(|(at, _)| *at).into_iter().chain(flush).min()
+        self.backing_off
+            .keys()
+            .next()
+            .map(|(at, _)| *at)
+            .into_iter()
+            .chain(flush)
+            .min()
     }
 
     /// Pods per place, for metrics: active, backing off, unschedulable.
     #[must_use]
     pub fn counts(&self) -> (usize, usize, usize) {
-        let waiting = self.entries.values().filter(|e| matches!(e.place, Place::Unschedulable { .. })).count();
+        let waiting = self
+            .entries
+            .values()
+            .filter(|e| matches!(e.place, Place::Unschedulable { .. }))
+            .count();
         (self.active.len(), self.backing_off.len(), waiting)
     }
 
@@ -202,7 +229,9 @@ impl Queue {
             if *at > now {
                 break;
             }
-            let Some(((_, key), ())) = self.backing_off.pop_first() else { break };
+            let Some(((_, key), ())) = self.backing_off.pop_first() else {
+                break;
+            };
             self.activate(&key);
         }
         let stale: Vec<PodKey> = self
@@ -253,7 +282,11 @@ mod tests {
     }
 
     fn refused(by: &'static str) -> Unschedulable {
-        Unschedulable { nodes: 1, rejected_by: BTreeSet::from([by]), ..Unschedulable::default() }
+        Unschedulable {
+            nodes: 1,
+            rejected_by: BTreeSet::from([by]),
+            ..Unschedulable::default()
+        }
     }
 
     fn name(popped: Option<Arc<PodInfo>>) -> Option<String> {

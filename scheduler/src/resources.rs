@@ -32,7 +32,9 @@ impl Resources {
         let mut out = Self::default();
         for (name, quantity) in map {
             // The API server accepts only quantities; a text that is none counts as nothing.
-            let Ok(quantity) = Quantity::parse(&quantity.0) else { continue };
+            let Ok(quantity) = Quantity::parse(&quantity.0) else {
+                continue;
+            };
             match name.as_str() {
                 "cpu" => out.milli_cpu = quantity.milli_value(),
                 "memory" => out.memory = quantity.value(),
@@ -111,15 +113,26 @@ pub fn requests(pod: &Pod) -> PodRequests {
         }
         request
     });
-    PodRequests { exact, non_zero_milli_cpu: assumed.milli_cpu, non_zero_memory: assumed.memory }
+    PodRequests {
+        exact,
+        non_zero_milli_cpu: assumed.milli_cpu,
+        non_zero_memory: assumed.memory,
+    }
 }
 
 fn container_requests(container: &Container) -> Resources {
-    container.resources.as_ref().and_then(|r| r.requests.as_ref()).map(Resources::from_map).unwrap_or_default()
+    container
+        .resources
+        .as_ref()
+        .and_then(|r| r.requests.as_ref())
+        .map(Resources::from_map)
+        .unwrap_or_default()
 }
 
 fn effective(pod: &Pod, of: impl Fn(&Container) -> Resources) -> Resources {
-    let Some(spec) = &pod.spec else { return Resources::default() };
+    let Some(spec) = &pod.spec else {
+        return Resources::default();
+    };
     let mut total = Resources::default();
     for container in &spec.containers {
         total.add(&of(container));
@@ -171,7 +184,9 @@ mod tests {
 
     #[test]
     fn init_containers_count_by_their_peak() {
-        let p = pod(json!({"containers": [container("1"), container("500m")], "initContainers": [container("1"), container("2")]}));
+        let p = pod(
+            json!({"containers": [container("1"), container("500m")], "initContainers": [container("1"), container("2")]}),
+        );
         assert_eq!(requests(&p).exact.milli_cpu, 2000);
     }
 
@@ -179,7 +194,9 @@ mod tests {
     fn sidecars_add_to_what_follows_and_to_the_containers() {
         let mut sidecar = container("300m");
         sidecar["restartPolicy"] = json!("Always");
-        let p = pod(json!({"containers": [container("100m")], "initContainers": [sidecar, container("1")], "overhead": {"cpu": "50m"}}));
+        let p = pod(
+            json!({"containers": [container("100m")], "initContainers": [sidecar, container("1")], "overhead": {"cpu": "50m"}}),
+        );
         assert_eq!(requests(&p).exact.milli_cpu, 1350);
     }
 
@@ -187,18 +204,25 @@ mod tests {
     fn scores_assume_a_little_where_nothing_is_asked() {
         let p = pod(json!({"containers": [{"name": "c"}, container("1")]}));
         let r = requests(&p);
-        assert_eq!((r.exact.milli_cpu, r.non_zero_milli_cpu, r.non_zero_memory), (1000, 1100, 2 * DEFAULT_MEMORY));
+        assert_eq!(
+            (r.exact.milli_cpu, r.non_zero_milli_cpu, r.non_zero_memory),
+            (1000, 1100, 2 * DEFAULT_MEMORY)
+        );
     }
 
     #[test]
     fn pod_level_requests_replace_the_sum() {
         let p = pod(json!({"containers": [container("1")], "resources": {"requests": {"cpu": "3", "memory": "1Gi"}}}));
-        assert_eq!((requests(&p).exact.milli_cpu, requests(&p).exact.memory), (3000, 1 << 30));
+        assert_eq!(
+            (requests(&p).exact.milli_cpu, requests(&p).exact.memory),
+            (3000, 1 << 30)
+        );
     }
 
     #[test]
     fn adding_and_subtracting_are_inverse() {
-        let map: Requests = serde_json::from_value(json!({"cpu": "1500m", "memory": "1Ki", "example.com/gpu": "2"})).unwrap();
+        let map: Requests =
+            serde_json::from_value(json!({"cpu": "1500m", "memory": "1Ki", "example.com/gpu": "2"})).unwrap();
         let one = Resources::from_map(&map);
         let mut sum = one.clone();
         sum.add(&one);

@@ -121,11 +121,16 @@ impl Scheduler {
             "metadata": {"namespace": key.namespace, "name": key.name, "uid": key.uid},
             "target": {"kind": "Node", "name": node},
         });
-        match self.client.create_subresource::<Pod>(Some(&key.namespace), &key.name, "binding", &binding).await {
+        match self
+            .client
+            .create_subresource::<Pod>(Some(&key.namespace), &key.name, "binding", &binding)
+            .await
+        {
             Ok(_) => {
                 info!(pod = %key, node, "successfully bound pod to node");
                 let text = format!("Successfully assigned {key} to {node}");
-                self.recorder.event(&reference(&*pod.pod), EventType::Normal, "Scheduled", &text);
+                self.recorder
+                    .event(&reference(&*pod.pod), EventType::Normal, "Scheduled", &text);
             }
             Err(error) => {
                 self.state.lock().binding_failed(key, Instant::now());
@@ -147,7 +152,12 @@ impl Scheduler {
 
     /// The event, and the pod's `PodScheduled` condition if it says something else so far.
     async fn note_failure(&self, pod: &PodInfo, reason: &str, message: &str) {
-        self.recorder.event(&reference(&*pod.pod), EventType::Warning, "FailedScheduling", truncated(message));
+        self.recorder.event(
+            &reference(&*pod.pod),
+            EventType::Warning,
+            "FailedScheduling",
+            truncated(message),
+        );
         if has_condition(&pod.pod, reason, message) {
             return;
         }
@@ -158,7 +168,10 @@ impl Scheduler {
             "lastProbeTime": null, "lastTransitionTime": since, "observedGeneration": pod.pod.metadata().generation,
         });
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.key.uid}, "status": {"conditions": [condition]}}));
-        let done = self.client.patch::<Pod>(&patch, Some(&pod.key.namespace), &pod.key.name, Some("status")).await;
+        let done = self
+            .client
+            .patch::<Pod>(&patch, Some(&pod.key.namespace), &pod.key.name, Some("status"))
+            .await;
         if let Err(error) = done.map(drop).or_else(ignore_gone) {
             warn!(pod = %pod.key, %error, "updating the PodScheduled condition failed");
         }
@@ -166,11 +179,20 @@ impl Scheduler {
 }
 
 fn ignore_gone(error: ApiError) -> Result<(), ApiError> {
-    if error.is_not_found() || error.is_conflict() { Ok(()) } else { Err(error) }
+    if error.is_not_found() || error.is_conflict() {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 fn condition(pod: &Pod) -> Option<&steersman_types::api::core::v1::PodCondition> {
-    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == "PodScheduled")
+    pod.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|c| c.type_ == "PodScheduled")
 }
 
 fn has_condition(pod: &Pod, reason: &str, message: &str) -> bool {
@@ -181,11 +203,17 @@ fn has_condition(pod: &Pod, reason: &str, message: &str) -> bool {
 
 /// When the condition became false, if it already is: only a change of status moves that time.
 fn transition_time(pod: &Pod) -> Option<&steersman_types::Time> {
-    condition(pod).filter(|c| c.status == "False")?.last_transition_time.as_ref()
+    condition(pod)
+        .filter(|c| c.status == "False")?
+        .last_transition_time
+        .as_ref()
 }
 
 /// Cuts an event's message as upstream does, at a character boundary.
 fn truncated(message: &str) -> &str {
-    let end = (0..=message.len().min(LONGEST_MESSAGE)).rev().find(|i| message.is_char_boundary(*i)).unwrap_or_default();
+    let end = (0..=message.len().min(LONGEST_MESSAGE))
+        .rev()
+        .find(|i| message.is_char_boundary(*i))
+        .unwrap_or_default();
     &message[..end]
 }

@@ -52,8 +52,10 @@ impl NodeInfo {
         let status = node.status.as_ref();
         let allocatable = status.and_then(|s| s.allocatable.as_ref());
         self.allocatable = allocatable.map(Resources::from_map).unwrap_or_default();
-        self.allowed_pods =
-            allocatable.and_then(|a| a.get("pods")).and_then(|q| Quantity::parse(&q.0).ok()).map_or(0, |q| q.value());
+        self.allowed_pods = allocatable
+            .and_then(|a| a.get("pods"))
+            .and_then(|q| Quantity::parse(&q.0).ok())
+            .map_or(0, |q| q.value());
         self.images.clear();
         for image in status.and_then(|s| s.images.as_ref()).into_iter().flatten() {
             for name in image.names.iter().flatten() {
@@ -153,7 +155,10 @@ impl Cache {
         if let Some(spec) = &mut object.spec {
             spec.node_name = Some(node.to_owned());
         }
-        let info = PodInfo { pod: Arc::new(object), ..pod.clone() };
+        let info = PodInfo {
+            pod: Arc::new(object),
+            ..pod.clone()
+        };
         self.place(info, true);
     }
 
@@ -175,7 +180,9 @@ impl Cache {
         if let Some(snapshot) = &self.snapshot {
             return snapshot.clone();
         }
-        let snapshot = Snapshot { nodes: self.nodes.values().filter(|n| n.node.is_some()).cloned().collect() };
+        let snapshot = Snapshot {
+            nodes: self.nodes.values().filter(|n| n.node.is_some()).cloned().collect(),
+        };
         self.snapshot = Some(snapshot.clone());
         snapshot
     }
@@ -185,14 +192,23 @@ impl Cache {
         if self.placed.get(&info.key).is_some_and(|p| p.node != node) {
             self.remove_pod(&info.key);
         }
-        self.placed.insert(info.key.clone(), Placed { node: node.clone(), assumed });
+        self.placed.insert(
+            info.key.clone(),
+            Placed {
+                node: node.clone(),
+                assumed,
+            },
+        );
         self.node_mut(&node).add(Arc::new(info));
     }
 
     /// Gives a node to change. Snapshots that share it keep the old state.
     fn node_mut(&mut self, name: &str) -> &mut NodeInfo {
         self.snapshot = None;
-        let node = self.nodes.entry(name.to_owned()).or_insert_with(|| Arc::new(NodeInfo::named(name)));
+        let node = self
+            .nodes
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(NodeInfo::named(name)));
         Arc::make_mut(node)
     }
 

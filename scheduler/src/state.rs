@@ -29,7 +29,11 @@ pub struct State {
 impl State {
     #[must_use]
     pub fn new(scheduler_name: &str, plugins: &'static [Plugin]) -> Self {
-        Self { scheduler_name: scheduler_name.to_owned(), queue: Queue::new(plugins), cache: Cache::default() }
+        Self {
+            scheduler_name: scheduler_name.to_owned(),
+            queue: Queue::new(plugins),
+            cache: Cache::default(),
+        }
     }
 
     /// A change of a node, as its informer tells it.
@@ -45,7 +49,9 @@ impl State {
                     self.queue.wake(change, now);
                 }
             }
-            Event::Deleted(node) => self.cache.remove_node(node.metadata().name.as_deref().unwrap_or_default()),
+            Event::Deleted(node) => self
+                .cache
+                .remove_node(node.metadata().name.as_deref().unwrap_or_default()),
         }
     }
 
@@ -148,11 +154,14 @@ mod tests {
         for (key, value) in extra.as_object().cloned().unwrap_or_default() {
             spec[key] = value;
         }
-        Arc::new(Pod::from_value(&json!({"metadata": {"namespace": "d", "name": name, "uid": name}, "spec": spec})).unwrap())
+        Arc::new(
+            Pod::from_value(&json!({"metadata": {"namespace": "d", "name": name, "uid": name}, "spec": spec})).unwrap(),
+        )
     }
 
     fn node(cpu: &str) -> Arc<Node> {
-        let object = json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": cpu, "memory": "1Gi", "pods": "10"}}});
+        let object =
+            json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": cpu, "memory": "1Gi", "pods": "10"}}});
         Arc::new(Node::from_value(&object).unwrap())
     }
 
@@ -195,7 +204,10 @@ mod tests {
     fn pods_of_others_gated_or_going_are_left_alone() {
         let (mut state, now) = (State::new("default-scheduler", ALL), Instant::now());
         state.on_pod(&Event::Added(pod("a", json!({"schedulerName": "other"}))), now);
-        state.on_pod(&Event::Added(pod("b", json!({"schedulingGates": [{"name": "x"}]}))), now);
+        state.on_pod(
+            &Event::Added(pod("b", json!({"schedulingGates": [{"name": "x"}]}))),
+            now,
+        );
         let mut going = (*pod("c", json!({}))).clone();
         going.metadata.deletion_timestamp = Some(steersman_types::Time(steersman_types::jiff::Timestamp::UNIX_EPOCH));
         state.on_pod(&Event::Added(Arc::new(going)), now);

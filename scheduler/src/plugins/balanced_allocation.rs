@@ -7,7 +7,11 @@ use crate::snapshot::NodeInfo;
 pub const PLUGIN: Plugin = Plugin {
     name: "NodeResourcesBalancedAllocation",
     filter: None,
-    score: Some(Score { weight: 1, of: score, normalize: Normalize::Not }),
+    score: Some(Score {
+        weight: 1,
+        of: score,
+        normalize: Normalize::Not,
+    }),
     wakes_on: |_, _| false,
 };
 
@@ -19,14 +23,20 @@ fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
     }
     let of = |cpu: i64, memory: i64| balance([(cpu, node.allocatable.milli_cpu), (memory, node.allocatable.memory)]);
     let before = of(node.requested.milli_cpu, node.requested.memory);
-    let after = of(node.requested.milli_cpu + asked.milli_cpu, node.requested.memory + asked.memory);
+    let after = of(
+        node.requested.milli_cpu + asked.milli_cpu,
+        node.requested.memory + asked.memory,
+    );
     MAX_SCORE / 2 + (MAX_SCORE / 2 + after - before) / 2
 }
 
 /// 100 when both resources are used to the same share, less the further apart they are.
 fn balance(uses: [(i64, i64); 2]) -> i64 {
-    let shares: Vec<f64> =
-        uses.iter().filter(|(_, capacity)| *capacity > 0).map(|(used, capacity)| (*used as f64 / *capacity as f64).min(1.0)).collect();
+    let shares: Vec<f64> = uses
+        .iter()
+        .filter(|(_, capacity)| *capacity > 0)
+        .map(|(used, capacity)| (*used as f64 / *capacity as f64).min(1.0))
+        .collect();
     let spread = match shares[..] {
         [a, b] => (a - b).abs() / 2.0,
         _ => 0.0,

@@ -13,7 +13,11 @@ const LARGEST: i64 = 1000 * MEGABYTE;
 pub const PLUGIN: Plugin = Plugin {
     name: "ImageLocality",
     filter: None,
-    score: Some(Score { weight: 1, of: score, normalize: Normalize::Not }),
+    score: Some(Score {
+        weight: 1,
+        of: score,
+        normalize: Normalize::Not,
+    }),
     wakes_on: |_, _| false,
 };
 
@@ -34,5 +38,9 @@ fn score(pod: &PodInfo, node: &NodeInfo, context: &ScoreContext<'_>) -> i64 {
 /// Nodes list images with a tag or digest; a name without one means `latest`.
 fn with_tag(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
-    if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
+    if last.contains([':', '@']) {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
 }

@@ -86,7 +86,14 @@ pub enum Verdict {
 
 impl Verdict {
     fn unless(holds: bool, reason: &str, resolvable: bool) -> Self {
-        if holds { Self::Fits } else { Self::Rejected { reasons: vec![reason.to_owned()], resolvable } }
+        if holds {
+            Self::Fits
+        } else {
+            Self::Rejected {
+                reasons: vec![reason.to_owned()],
+                resolvable,
+            }
+        }
     }
 }
 

@@ -13,7 +13,11 @@ use crate::snapshot::NodeInfo;
 pub const PLUGIN: Plugin = Plugin {
     name: "NodeAffinity",
     filter: Some(filter),
-    score: Some(Score { weight: 2, of: score, normalize: Normalize::ByHighest }),
+    score: Some(Score {
+        weight: 2,
+        of: score,
+        normalize: Normalize::ByHighest,
+    }),
     wakes_on: |event, _| matches!(event, ClusterEvent::NodeAdded | ClusterEvent::NodeLabels),
 };
 
@@ -28,17 +32,26 @@ fn labels(node: &NodeInfo) -> Option<&BTreeMap<String, String>> {
 fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
     let selector = pod.pod.spec.as_ref().and_then(|s| s.node_selector.as_ref());
     let labels = labels(node);
-    let selected =
-        selector.into_iter().flatten().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value));
+    let selected = selector
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value));
     let required = affinity(pod).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     // No term at all matches nothing.
     let affine = required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)));
-    Verdict::unless(selected && affine, "node(s) didn't match Pod's node affinity/selector", false)
+    Verdict::unless(
+        selected && affine,
+        "node(s) didn't match Pod's node affinity/selector",
+        false,
+    )
 }
 
 fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
     let preferred = affinity(pod).and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let matching = preferred.into_iter().flatten().filter(|p| p.weight != 0 && matches(&p.preference, node));
+    let matching = preferred
+        .into_iter()
+        .flatten()
+        .filter(|p| p.weight != 0 && matches(&p.preference, node));
     matching.map(|p| i64::from(p.weight)).sum()
 }
 

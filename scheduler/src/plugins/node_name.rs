@@ -14,5 +14,9 @@ pub const PLUGIN: Plugin = Plugin {
 
 fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
     let wanted = pod.node();
-    Verdict::unless(wanted.is_empty() || wanted == node.name, "node(s) didn't match the requested node name", false)
+    Verdict::unless(
+        wanted.is_empty() || wanted == node.name,
+        "node(s) didn't match the requested node name",
+        false,
+    )
 }

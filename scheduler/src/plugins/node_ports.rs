@@ -13,6 +13,9 @@ pub const PLUGIN: Plugin = Plugin {
 };
 
 fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
-    let free = pod.host_ports.iter().all(|wanted| !node.host_ports.iter().any(|held| held.conflicts(wanted)));
+    let free = pod
+        .host_ports
+        .iter()
+        .all(|wanted| !node.host_ports.iter().any(|held| held.conflicts(wanted)));
     Verdict::unless(free, "node(s) didn't have free ports for the requested pod ports", true)
 }

@@ -8,11 +8,18 @@ use crate::snapshot::NodeInfo;
 pub const PLUGIN: Plugin = Plugin {
     name: "NodeResourcesFit",
     filter: Some(filter),
-    score: Some(Score { weight: 1, of: score, normalize: Normalize::Not }),
+    score: Some(Score {
+        weight: 1,
+        of: score,
+        normalize: Normalize::Not,
+    }),
     wakes_on: |event, _| {
         matches!(
             event,
-            ClusterEvent::NodeAdded | ClusterEvent::NodeAllocatable | ClusterEvent::AssignedPodGone | ClusterEvent::PodRequests
+            ClusterEvent::NodeAdded
+                | ClusterEvent::NodeAllocatable
+                | ClusterEvent::AssignedPodGone
+                | ClusterEvent::PodRequests
         )
     },
 };
@@ -31,20 +38,40 @@ fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
             resolvable &= wanted <= capacity;
         }
     };
-    check("cpu", asked.milli_cpu, node.requested.milli_cpu, node.allocatable.milli_cpu);
+    check(
+        "cpu",
+        asked.milli_cpu,
+        node.requested.milli_cpu,
+        node.allocatable.milli_cpu,
+    );
     check("memory", asked.memory, node.requested.memory, node.allocatable.memory);
-    check("ephemeral-storage", asked.ephemeral_storage, node.requested.ephemeral_storage, node.allocatable.ephemeral_storage);
+    check(
+        "ephemeral-storage",
+        asked.ephemeral_storage,
+        node.requested.ephemeral_storage,
+        node.allocatable.ephemeral_storage,
+    );
     for (name, wanted) in &asked.scalar {
         let of = |map: &std::collections::BTreeMap<String, i64>| map.get(name).copied().unwrap_or_default();
         check(name, *wanted, of(&node.requested.scalar), of(&node.allocatable.scalar));
     }
-    if reasons.is_empty() { Verdict::Fits } else { Verdict::Rejected { reasons, resolvable } }
+    if reasons.is_empty() {
+        Verdict::Fits
+    } else {
+        Verdict::Rejected { reasons, resolvable }
+    }
 }
 
 fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
     let shares = [
-        (node.non_zero_milli_cpu + pod.requests.non_zero_milli_cpu, node.allocatable.milli_cpu),
-        (node.non_zero_memory + pod.requests.non_zero_memory, node.allocatable.memory),
+        (
+            node.non_zero_milli_cpu + pod.requests.non_zero_milli_cpu,
+            node.allocatable.milli_cpu,
+        ),
+        (
+            node.non_zero_memory + pod.requests.non_zero_memory,
+            node.allocatable.memory,
+        ),
     ];
     let (mut sum, mut counted) = (0, 0);
     for (requested, capacity) in shares.into_iter().filter(|(_, capacity)| *capacity > 0) {

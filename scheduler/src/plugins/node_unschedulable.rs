@@ -12,11 +12,21 @@ pub const PLUGIN: Plugin = Plugin {
     name: "NodeUnschedulable",
     filter: Some(filter),
     score: None,
-    wakes_on: |event, _| matches!(event, ClusterEvent::NodeAdded | ClusterEvent::NodeTaints | ClusterEvent::PodTolerations),
+    wakes_on: |event, _| {
+        matches!(
+            event,
+            ClusterEvent::NodeAdded | ClusterEvent::NodeTaints | ClusterEvent::PodTolerations
+        )
+    },
 };
 
 fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
-    let cordoned = node.node.as_ref().and_then(|n| n.spec.as_ref()).and_then(|s| s.unschedulable).unwrap_or(false);
+    let cordoned = node
+        .node
+        .as_ref()
+        .and_then(|n| n.spec.as_ref())
+        .and_then(|s| s.unschedulable)
+        .unwrap_or(false);
     let taint = Taint {
         key: "node.kubernetes.io/unschedulable".into(),
         effect: "NoSchedule".into(),

@@ -10,8 +10,17 @@ use crate::snapshot::NodeInfo;
 pub const PLUGIN: Plugin = Plugin {
     name: "TaintToleration",
     filter: Some(filter),
-    score: Some(Score { weight: 3, of: score, normalize: Normalize::ByHighestReversed }),
-    wakes_on: |event, _| matches!(event, ClusterEvent::NodeAdded | ClusterEvent::NodeTaints | ClusterEvent::PodTolerations),
+    score: Some(Score {
+        weight: 3,
+        of: score,
+        normalize: Normalize::ByHighestReversed,
+    }),
+    wakes_on: |event, _| {
+        matches!(
+            event,
+            ClusterEvent::NodeAdded | ClusterEvent::NodeTaints | ClusterEvent::PodTolerations
+        )
+    },
 };
 
 /// Whether one of the pod's tolerations covers the taint.
@@ -34,16 +43,25 @@ fn covers(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 fn taints(node: &NodeInfo) -> impl Iterator<Item = &Taint> {
-    node.node.as_ref().and_then(|n| n.spec.as_ref()).and_then(|s| s.taints.as_ref()).into_iter().flatten()
+    node.node
+        .as_ref()
+        .and_then(|n| n.spec.as_ref())
+        .and_then(|s| s.taints.as_ref())
+        .into_iter()
+        .flatten()
 }
 
 fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
-    let fits = taints(node).filter(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute")).all(|t| tolerates(pod, t));
+    let fits = taints(node)
+        .filter(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute"))
+        .all(|t| tolerates(pod, t));
     Verdict::unless(fits, "node(s) had untolerated taint(s)", false)
 }
 
 fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
-    let intolerable = taints(node).filter(|t| t.effect == "PreferNoSchedule" && !tolerates(pod, t)).count();
+    let intolerable = taints(node)
+        .filter(|t| t.effect == "PreferNoSchedule" && !tolerates(pod, t))
+        .count();
     i64::try_from(intolerable).unwrap_or(i64::MAX)
 }
 

@@ -44,9 +44,7 @@ pub(super) fn of_pod(pod: &Value, list: &str) -> Amounts {
 
 fn add(total: &mut Amounts, more: &Amounts) {
     for (name, quantity) in more {
-        let sum = total
-            .get(name)
-            .map_or(*quantity, |have| have.plus(quantity));
+        let sum = total.get(name).map_or(*quantity, |have| have.plus(quantity));
         total.insert(name.clone(), sum);
     }
 }
