@@ -5,6 +5,7 @@
 //! conditions, never for time; a condition that does not come true fails with what was seen last.
 
 pub mod cluster;
+pub mod examples;
 pub mod http;
 pub mod kubectl;
 pub mod namespace;
