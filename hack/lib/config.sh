@@ -29,6 +29,7 @@ SERVICE_DNS=10.232.0.10
 DOMAIN=cluster.local
 
 API_PORT=6443 # of the first API server; the next ones count up
+REGISTRY_PORT=5000
 MAX_NODES=200
 PAUSE_IMAGE=registry.k8s.io/pause:3.10.2
 

@@ -72,6 +72,12 @@ dns_up() {
   start cluster-dns "$(program cluster-dns)" --kubeconfig="$CONF/cluster-dns.kubeconfig" --listen="$HOST_IP:53" --cluster-domain="$DOMAIN"
 }
 
+# Where nodes pull images from.
+registry_up() {
+  ln -sfn "$CACHE/registry" "$BIN/registry"
+  start registry "$(program registry)" "$HOST_IP:$REGISTRY_PORT" "$CACHE/images" "$CACHE/suite"
+}
+
 # The objects that make cluster DNS a Service, and let it read what it serves.
 dns_objects() {
   local rbac=/apis/rbac.authorization.k8s.io/v1 system=namespaces/kube-system

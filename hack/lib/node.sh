@@ -82,6 +82,16 @@ images_up() {
 
 import() { "$BIN/ctr" --address "$1" --namespace k8s.io images import "$CACHE/images.tar" >"$2" 2>&1; }
 
+# suite_images_up NODE: the suite's images, in the containerd of a node that runs. (Where this was not done, they are pulled.)
+suite_images_up() {
+  local marker=$NODES/$1/suite-images
+  ! [ "$marker" -nt "$CACHE/suite/index.json" ] || return 0
+  tar -C "$CACHE/suite" -c oci-layout index.json blobs |
+    "$BIN/ctr" --address "$(containerd_socket "$1")" --namespace k8s.io images import - >"$LOGS/$1.images.log" 2>&1 ||
+    die "the suite's images could not be imported into $1 (see $LOGS/$1.images.log)"
+  touch "$marker"
+}
+
 # node_ready NAME: whether the Node object's Ready condition is true.
 node_ready() {
   local node
@@ -113,17 +123,28 @@ state = '/run/containerd'
   disable = true
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = '$PAUSE_IMAGE'
+[plugins.'io.containerd.cri.v1.images'.registry]
+  config_path = '$dir/certs.d'
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
 [plugins.'io.containerd.cri.v1.runtime'.containerd]
   default_runtime_name = 'runc'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
   runtime_type = 'io.containerd.runc.v2'
+# a second name for the same, for RuntimeClass objects
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.test-handler]
+  runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ['/usr/lib/cni']
   conf_dir = '/etc/cni/net.d'
 [plugins.'io.containerd.grpc.v1.cri']
   stream_server_address = '127.0.0.1'
+END
+  # Every registry is asked for at ours first; what it does not have goes the usual way.
+  mkdir -p "$dir/certs.d/_default"
+  cat >"$dir/certs.d/_default/hosts.toml" <<END
+[host."http://$HOST_IP:$REGISTRY_PORT"]
+  capabilities = ["pull", "resolve"]
 END
   # The host's own resolver cannot be reached from a node: pods with dnsPolicy Default get the cluster's.
   echo "nameserver $SERVICE_DNS" >"$dir/resolv.conf"

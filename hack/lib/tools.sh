@@ -89,26 +89,52 @@ sid_sources() {
   return 1
 }
 
-# fetch PACKAGE...: unpacks sid's packages into CACHE/root.
-fetch() {
+# with_sid COMMAND...: runs it in an empty folder with $options, which make apt-get see sid and nothing that is installed.
+with_sid() {
   local apt=$CACHE/apt log=$LOGS/apt.log sources options
-  have apt-get || die "this is no Debian system: install these yourself: $*"
-  mkdir -p "$apt"/{etc/preferences.d,state/lists/partial,cache/archives/partial,debs} "$CACHE/root"
-  sources=$(sid_sources "$apt/etc/sid") || die "no entry for this Debian release in /etc/apt, so no mirror to fetch from: $*"
+  have apt-get || die "this is no Debian system: $* is not possible"
+  rm -rf "$apt"
+  mkdir -p "$apt"/{etc/preferences.d,state/lists/partial,cache/archives/partial,debs} "$LOGS"
+  sources=$(sid_sources "$apt/etc/sid") || die "no entry for this Debian release in /etc/apt, so no mirror to fetch from"
   : >"$apt/status"
   options=(-o "Dir::Etc::SourceList=$sources" -o Dir::Etc::SourceParts=- -o "Dir::Etc::Preferences=$apt/etc/none" -o "Dir::Etc::PreferencesParts=$apt/etc/preferences.d"
     -o "Dir::State=$apt/state" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root
     -o Acquire::Languages=none)
-  say "fetching $* from Debian sid"
   (
     set -e
     cd "$apt/debs"
-    rm -f ./*.deb
     apt-get "${options[@]}" update
-    apt-get "${options[@]}" download "$@"
-    for deb in ./*.deb; do dpkg -x "$deb" "$CACHE/root"; done
-  ) >>"$log" 2>&1 9>&- || { tail -n 5 "$log" >&2; die "could not fetch $* (see $log)"; }
+    "$@"
+  ) >>"$log" 2>&1 9>&- || { tail -n 5 "$log" >&2; die "could not get packages from Debian sid (see $log)"; }
   rm -rf "$apt"
+}
+
+# unpack FOLDER PACKAGE...: called by with_sid.
+unpack() {
+  local deb
+  apt-get "${options[@]}" download "${@:2}" || return
+  mkdir -p "$1"
+  for deb in ./*.deb; do dpkg -x "$deb" "$1" || return; done
+}
+
+# unpack_with_dependencies FOLDER PACKAGE...: the same with all that they depend on.
+unpack_with_dependencies() {
+  local needed
+  needed=$(apt-get "${options[@]}" --simulate --no-install-recommends install "${@:2}" | awk '$1 == "Inst" { print $2 }')
+  # shellcheck disable=SC2086
+  [ -n "$needed" ] && unpack "$1" $needed
+}
+
+# fetch PACKAGE...: unpacks sid's packages into CACHE/root.
+fetch() {
+  say "fetching $* from Debian sid"
+  with_sid unpack "$CACHE/root" "$@"
+}
+
+# fetch_with_dependencies FOLDER PACKAGE...: unpacks sid's packages and all that they need to run into FOLDER.
+fetch_with_dependencies() {
+  say "fetching ${*:2} and what they need from Debian sid"
+  with_sid unpack_with_dependencies "$@"
 }
 
 LINKED_TOOLS="etcd etcdctl containerd containerd-shim-runc-v2 ctr kubectl busybox runc nft ip conntrack iptables"
