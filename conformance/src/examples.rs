@@ -288,7 +288,7 @@ pub fn examples() -> Vec<(&'static str, Value)> {
         ),
         (
             "volumeattachments.storage.k8s.io",
-            json!({"spec": {"attacher": "example.com/a", "nodeName": "node-1", "source": {"persistentVolumeName": "pv"}}}),
+            json!({"spec": {"attacher": "a.example.com", "nodeName": "node-1", "source": {"persistentVolumeName": "pv"}}}),
         ),
         (
             "volumeattributesclasses.storage.k8s.io",

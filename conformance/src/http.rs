@@ -54,6 +54,15 @@ impl Http {
         }
     }
 
+    /// The same, at another address (`https://host:port`).
+    #[must_use]
+    pub fn at(&self, server: &str) -> Self {
+        Self {
+            server: server.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// Without any credentials.
     #[must_use]
     pub fn anonymous(cluster: &Cluster) -> Self {

@@ -184,10 +184,11 @@ fn volumes_hold_what_they_are_made_from_and_follow_changes() {
     assert!(exec(&ns, &name, "cat /v/host/os-release").contains("Debian"));
     let token = exec(&ns, &name, "cat /v/all/identity");
     assert_eq!(token.split('.').count(), 3, "a signed token: {token}");
-    assert_eq!(
-        exec(&ns, &name, "ls /var/run/secrets/kubernetes.io/serviceaccount"),
-        "ca.crt\nnamespace\ntoken\n"
-    );
+    // A distribution may add certificates of its own.
+    let account = exec(&ns, &name, "ls /var/run/secrets/kubernetes.io/serviceaccount");
+    for file in ["ca.crt", "namespace", "token"] {
+        assert!(account.lines().any(|l| l == file), "{file}: {account}");
+    }
 
     let _ = ns
         .kubectl
@@ -249,19 +250,22 @@ fn a_pods_own_token_lets_it_do_what_its_account_may() {
         "no"
     );
     let _ = ns.kubectl.run("delete serviceaccount reader").ok();
-    let after = ns
-        .kubectl
-        .run_with(
-            &["create", "--validate=false", "-o", "json", "-f", "-"],
-            &review.to_string(),
-        )
-        .ok();
-    let after: Value = serde_json::from_str(&after).expect("JSON");
-    assert_ne!(
-        after.pointer("/status/authenticated"),
-        Some(&json!(true)),
-        "a token ends with its account: {after}"
-    );
+    // A server may remember for a few seconds that a token was good.
+    eventually("a token ends with its account", 30, || {
+        let after = ns
+            .kubectl
+            .run_with(
+                &["create", "--validate=false", "-o", "json", "-f", "-"],
+                &review.to_string(),
+            )
+            .ok();
+        let after: Value = serde_json::from_str(&after).expect("JSON");
+        if after.pointer("/status/authenticated") == Some(&json!(true)) {
+            Err(after)
+        } else {
+            Ok(())
+        }
+    });
 }
 
 #[test]

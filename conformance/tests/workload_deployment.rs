@@ -145,15 +145,20 @@ fn a_failing_container_restarts_with_back_off_and_tells_how_it_ended() {
     });
     assert_eq!(status("/lastState/terminated/exitCode"), json!(3));
     assert_eq!(status("/lastState/terminated/reason"), json!("Error"));
-    eventually_eq("it waits before the next start", 120, json!("CrashLoopBackOff"), || {
-        status("/state/waiting/reason")
+    // Reason and message of one reading: the wait may be over at the next.
+    let waiting = eventually("it waits before the next start", 120, || {
+        let waiting = status("/state/waiting");
+        if waiting["reason"] == "CrashLoopBackOff" {
+            Ok(waiting)
+        } else {
+            Err(waiting)
+        }
     });
-    let message = status("/state/waiting/message");
     assert!(
-        message
+        waiting["message"]
             .as_str()
             .is_some_and(|m| m.starts_with("back-off ") && m.contains(" restarting failed container=main pod=crash_")),
-        "{message}"
+        "{waiting}"
     );
     eventually("the event that says so", 30, || {
         let events = ns.kubectl.run("get events --field-selector=reason=BackOff").ok();
@@ -163,8 +168,14 @@ fn a_failing_container_restarts_with_back_off_and_tells_how_it_ended() {
             Err(events)
         }
     });
-    let line = ns.kubectl.run("get pod crash --no-headers").ok();
-    assert!(line.contains("CrashLoopBackOff") && line.contains(" ago)"), "{line}");
+    eventually("kubectl shows it waiting", 120, || {
+        let line = ns.kubectl.run("get pod crash --no-headers").ok();
+        if line.contains("CrashLoopBackOff") && line.contains(" ago)") {
+            Ok(())
+        } else {
+            Err(line)
+        }
+    });
 }
 
 #[test]

@@ -1,7 +1,8 @@
 # etcd, the control plane and cluster DNS: which commands they are. Sourced.
 # shellcheck shell=bash
 
-program() { echo "$BIN/$1"; }
+# A second API server may be another program than the first (--bin kube-apiserver-2=FILE).
+program() { if [[ $1 == kube-apiserver-* ]] && ! [ -e "$BIN/$1" ]; then echo "$BIN/kube-apiserver"; else echo "$BIN/$1"; fi; }
 
 # api METHOD PATH [CURL_OPTIONS...]: a request as the administrator, to the first API server or the one on port API_PORT.
 api() {
@@ -34,7 +35,7 @@ apiservers_up() { # COUNT ETCD_COUNT
   for ((i = 1; i <= $1; i++)); do
     suffix=
     ((i == 1)) || suffix=-$i
-    start "kube-apiserver$suffix" "$(program kube-apiserver)" \
+    start "kube-apiserver$suffix" "$(program "kube-apiserver$suffix")" \
       --etcd-servers="$(etcd_endpoints "$2")" --etcd-cafile="$PKI/etcd-ca.crt" --etcd-certfile="$PKI/etcd-client.crt" --etcd-keyfile="$PKI/etcd-client.key" \
       --advertise-address="$HOST_IP" --bind-address=0.0.0.0 --secure-port="$(api_port "$i")" --service-cluster-ip-range="$SERVICE_CIDR" \
       --authorization-mode=Node,RBAC --client-ca-file="$PKI/ca.crt" \
