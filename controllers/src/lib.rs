@@ -19,6 +19,7 @@ pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod fleet;
 pub mod garbage;
 pub mod labels;
 pub mod namespace;
@@ -30,6 +31,7 @@ pub mod replicaset;
 pub mod root_ca;
 pub mod serviceaccount;
 pub mod taint_eviction;
+pub mod templates;
 pub mod tokens;
 
 use context::{Context, Controller};
@@ -46,6 +48,7 @@ pub static ALL: &[Controller] = &[
     Controller::new("namespace-controller", "namespace", "namespace-controller", namespace::start),
     Controller::new("node-lifecycle-controller", "nodelifecycle", "node-controller", node_lifecycle::start),
     Controller::new("replicaset-controller", "replicaset", "replicaset-controller", replicaset::start),
+    Controller::new("replicationcontroller-controller", "replicationcontroller", "replication-controller", replicaset::start_replication),
     Controller::new("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", root_ca::start),
     Controller::new("serviceaccount-controller", "serviceaccount", "service-account-controller", serviceaccount::start),
     Controller::new("taint-eviction-controller", "taint-eviction-controller", "node-controller", taint_eviction::start),

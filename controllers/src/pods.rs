@@ -1,5 +1,7 @@
 //! Facts about pods that several controllers need.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use steersman_types::api::core::v1::{Pod, PodCondition};
 
@@ -60,6 +62,20 @@ pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
     }
     let wanted = SignedDuration::from_secs(i64::from(min_ready_seconds));
     ready_since(pod).is_some_and(|since| now.duration_since(since) >= wanted)
+}
+
+/// How long until the next of `pods` that is ready has been so for long enough; `None` when time changes nothing.
+pub fn next_available<'a>(
+    pods: impl Iterator<Item = &'a Pod>,
+    min_ready_seconds: i32,
+    now: Timestamp,
+) -> Option<Duration> {
+    let wanted = SignedDuration::from_secs(i64::from(min_ready_seconds));
+    pods.filter(|pod| is_ready(pod) && !is_available(pod, min_ready_seconds, now))
+        .filter_map(ready_since)
+        .map(|since| (wanted - now.duration_since(since)).max(SignedDuration::from_millis(100)))
+        .min()
+        .and_then(|left| Duration::try_from(left).ok())
 }
 
 /// The node the pod is bound to; empty before.

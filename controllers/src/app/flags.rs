@@ -42,8 +42,6 @@ pub(super) const ELSEWHERE: &[&str] = &[
     "persistentvolume-expander",
     "pod-garbage-collector-controller",
     "podgc",
-    "replicationcontroller-controller",
-    "replicationcontroller",
     "resourcequota-controller",
     "resourcequota",
     "serviceaccount-token-controller",

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use steersman_types::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
-use steersman_types::api::core::v1::PodTemplateSpec;
 use steersman_types::{LabelSelector, ObjectMeta, Typed};
 
 use super::decide::Sized;
 use crate::owners;
+use crate::templates::{hash, strip};
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
@@ -154,77 +154,4 @@ pub(super) fn same_template(deployment: &Deployment, set: &ReplicaSet) -> bool {
         template
     };
     canonical(deployment.to_value()) == canonical(set.to_value())
-}
-
-/// Removes what means the same as its absence: null, empty lists, empty maps of strings.
-fn strip(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.values_mut().for_each(strip);
-            map.retain(|key, value| match value {
-                Value::Null => false,
-                Value::Array(items) => !items.is_empty(),
-                Value::Object(inner) => {
-                    let of_strings = matches!(
-                        key.as_str(),
-                        "labels" | "annotations" | "nodeSelector" | "limits" | "requests" | "metadata"
-                    );
-                    !(of_strings && inner.is_empty())
-                }
-                _ => true,
-            });
-        }
-        Value::Array(items) => items.iter_mut().for_each(strip),
-        _ => {}
-    }
-}
-
-/// The label's value: FNV-1a over the template's canonical JSON and the collision count, in letters and digits that form
-/// no words. Upstream hashes a dump of Go structures instead, so the same template has another name there; sets are
-/// recognised by template, never by name.
-fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    let mut pod = steersman_types::api::core::v1::PodTemplate {
-        template: Some(template.clone()),
-        ..Default::default()
-    };
-    pod.metadata = ObjectMeta::default();
-    let mut value = pod.to_value()["template"].clone();
-    strip(&mut value);
-    let mut hash: u32 = 2_166_136_261;
-    let mut feed = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u32::from(*byte)).wrapping_mul(16_777_619);
-        }
-    };
-    feed(value.to_string().as_bytes());
-    if let Some(collisions) = collisions {
-        feed(&collisions.to_le_bytes());
-    }
-    safe(&hash.to_string())
-}
-
-/// As upstream's SafeEncodeString: each byte picks one of 27 consonants and digits.
-fn safe(text: &str) -> String {
-    const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    text.bytes()
-        .map(|b| char::from(LETTERS[usize::from(b) % LETTERS.len()]))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn encoding_a_number_gives_upstream_s_letters() {
-        // '0' is 48: 48 % 27 = 21, "4" … as in upstream's names like web-5d7c9f7f9d.
-        assert_eq!(safe("0123456789"), "456789bcdf");
-    }
-
-    #[test]
-    fn a_collision_changes_the_hash() {
-        let template = PodTemplateSpec::default();
-        assert_ne!(hash(&template, None), hash(&template, Some(1)));
-        assert_eq!(hash(&template, Some(1)), hash(&template, Some(1)));
-    }
 }

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use steersman_types::Time;
 use steersman_types::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use steersman_types::api::core::v1::Pod;
-use steersman_types::{ObjectMeta, Time};
 
 use super::rank;
-use crate::act::Action;
 use crate::owners::{self, Claim};
 use crate::{labels, pods};
 
@@ -78,7 +77,7 @@ pub fn decide(seen: &Observed) -> Plan {
             plan.delete = rank::to_delete(&plan.active, &seen.related, count, seen.now);
         }
     }
-    plan.again = next_available(set, &plan.active, seen.now);
+    plan.again = pods::next_available(plan.active.iter().map(Arc::as_ref), min_ready(set), seen.now);
     plan
 }
 
@@ -92,42 +91,10 @@ fn min_ready(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
 }
 
-/// How long until the next ready pod has been ready long enough.
-fn next_available(set: &ReplicaSet, active: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
-    let wanted = SignedDuration::from_secs(i64::from(min_ready(set)));
-    active
-        .iter()
-        .filter(|pod| pods::is_ready(pod) && !pods::is_available(pod, min_ready(set), now))
-        .filter_map(|pod| pods::ready_since(pod))
-        .map(|since| (wanted - now.duration_since(since)).max(SignedDuration::from_millis(100)))
-        .min()
-        .and_then(|left| Duration::try_from(left).ok())
-}
-
-/// A new pod of this set; the server completes the name.
-#[must_use]
-pub fn pod(set: &ReplicaSet) -> Pod {
-    let template = set.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
-    let meta = template.metadata.unwrap_or_default();
-    Pod {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", set.metadata.name.as_deref().unwrap_or_default())),
-            namespace: set.metadata.namespace.clone(),
-            labels: meta.labels,
-            annotations: meta.annotations,
-            finalizers: meta.finalizers,
-            owner_references: Some(vec![owners::reference_to(set)]),
-            ..ObjectMeta::default()
-        },
-        spec: template.spec,
-        status: None,
-    }
-}
-
-/// The write that brings the status up to date, if it is not: it describes the pods as observed. `failure` is the
+/// The status to be written, if the present one is not up to date: it describes the pods as observed. `failure` is the
 /// text of what went wrong while acting.
 #[must_use]
-pub fn status(seen: &Observed, plan: &Plan, failure: Option<&str>) -> Option<Action> {
+pub fn status(seen: &Observed, plan: &Plan, failure: Option<&str>) -> Option<ReplicaSetStatus> {
     let set = seen.set.as_ref();
     let old = set.status.clone().unwrap_or_default();
     let template = set
@@ -168,12 +135,7 @@ pub fn status(seen: &Observed, plan: &Plan, failure: Option<&str>) -> Option<Act
         None if known => conditions.retain(|c| c.type_ != "ReplicaFailure"),
         _ => {}
     }
-    if same(&old, &new) {
-        return None;
-    }
-    let mut updated = set.clone();
-    updated.status = Some(new);
-    Some(Action::update_status(&updated))
+    (!same(&old, &new)).then_some(new)
 }
 
 /// Equal where an absent number is zero.

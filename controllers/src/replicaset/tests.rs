@@ -163,15 +163,43 @@ fn unbound_pods_go_first_then_pending_then_unready_then_cheap_then_crowded() {
 fn a_failure_becomes_a_condition_once_and_goes_with_the_next_success() {
     let seen = observed(3, &[]);
     let plan = decide(&seen);
-    let Some(Action::Update { object, .. }) = status(&seen, &plan, Some("quota")) else {
-        panic!("no status")
+    let first = status(&seen, &plan, Some("quota")).unwrap();
+    assert_eq!(
+        first.conditions.as_ref().unwrap()[0].reason.as_deref(),
+        Some("FailedCreate")
+    );
+    let mut set = seen.set.as_ref().clone();
+    set.status = Some(first);
+    let seen = Observed {
+        set: Arc::new(set),
+        ..seen
     };
-    assert_eq!(object["status"]["conditions"][0]["reason"], "FailedCreate");
-    let set = Arc::new(ReplicaSet::from_value(&object).unwrap());
-    let seen = Observed { set, ..seen };
     assert!(status(&seen, &plan, Some("quota again")).is_none());
-    let Some(Action::Update { object, .. }) = status(&seen, &plan, None) else {
-        panic!("no status")
+    let last = status(&seen, &plan, None).unwrap();
+    assert!(last.conditions.is_none_or(|c| c.is_empty()));
+}
+
+#[test]
+fn a_replication_controller_is_seen_as_a_set_and_gets_its_status_back() {
+    let value = json!({
+        "metadata": {"name": "web", "namespace": "ns", "uid": "rc", "generation": 3},
+        "spec": {"replicas": 2, "selector": {"app": "web"}, "minReadySeconds": 4,
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}}},
+        "status": {"replicas": 1, "conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate"}]},
+    });
+    let controller = Arc::new(ReplicationController::from_value(&value).unwrap());
+    let view = ReplicationController::view(&controller);
+    assert_eq!((replicas(&view), view.metadata.uid.as_deref()), (2, Some("rc")));
+    let seen = Observed {
+        set: view,
+        pods: Vec::new(),
+        related: Vec::new(),
+        now: "2026-01-02T00:00:00Z".parse().unwrap(),
     };
-    assert!(object["status"]["conditions"].as_array().is_none_or(Vec::is_empty));
+    let plan = decide(&seen);
+    assert_eq!(plan.create, 2);
+    let stored = controller.with_status(status(&seen, &plan, None).unwrap());
+    let stored = stored.to_value();
+    assert_eq!(stored["status"]["observedGeneration"], 3);
+    assert!(stored["status"]["conditions"].as_array().is_none_or(Vec::is_empty));
 }
