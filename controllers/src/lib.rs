@@ -14,6 +14,7 @@
 pub mod act;
 pub mod app;
 pub mod context;
+pub mod crew;
 pub mod csr;
 pub mod deployment;
 pub mod discovery;
@@ -21,6 +22,7 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod fleet;
 pub mod garbage;
+pub mod job;
 pub mod labels;
 pub mod namespace;
 pub mod node_lifecycle;
@@ -45,6 +47,7 @@ pub static ALL: &[Controller] = &[
     Controller::new("endpoints-controller", "endpoint", "endpoint-controller", endpoints::start),
     Controller::new("endpointslice-controller", "endpointslice", "endpointslice-controller", endpointslice::start),
     Controller::new("garbage-collector-controller", "garbagecollector", "generic-garbage-collector", garbage::start),
+    Controller::new("job-controller", "job", "job-controller", job::start),
     Controller::new("namespace-controller", "namespace", "namespace-controller", namespace::start),
     Controller::new("node-lifecycle-controller", "nodelifecycle", "node-controller", node_lifecycle::start),
     Controller::new("replicaset-controller", "replicaset", "replicaset-controller", replicaset::start),

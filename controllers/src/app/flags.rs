@@ -29,8 +29,6 @@ pub(super) const ELSEWHERE: &[&str] = &[
     "ephemeral-volume",
     "horizontal-pod-autoscaler-controller",
     "horizontalpodautoscaling",
-    "job-controller",
-    "job",
     "node-ipam-controller",
     "nodeipam",
     "persistent-volume-attach-detach-controller",
