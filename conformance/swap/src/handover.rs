@@ -1,0 +1,375 @@
+//! Hand-over: what one side's server stored reads back equal from the other side's, over the same etcd.
+//!
+//! 1. A whole cluster of the one side comes up and runs something, so that there is what a running cluster makes.
+//! 2. Everything but etcd and its API server stops. That server is given one valid object of every resource, and etcd one
+//!    of upstream's golden objects (every field set) of every resource.
+//! 3. Every object of every served version is read. The server stops, the other side's starts with the same flags.
+//! 4. Every object is read again and compared, and a write through the new server must work on the old objects.
+//!
+//! A server writes a few objects of its own when it starts (its lease, the endpoints of the service `kubernetes`). These
+//! alone may have another resource version afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use steersman_conformance::examples::{Served, examples, served};
+use steersman_conformance::process::{Background, signal};
+use steersman_conformance::{Cluster, Http, Namespace, WEB_IMAGE, eventually};
+
+use crate::difference;
+use crate::findings::Findings;
+
+const JSON: &str = "application/json";
+
+/// Every object by the path of its collection, then namespace and name.
+type Objects = BTreeMap<String, BTreeMap<String, Value>>;
+
+/// One hand-over on a cluster that is up.
+pub struct HandOver<'a> {
+    pub cluster: &'a Cluster,
+    /// Folder of the cluster.
+    pub state: &'a Path,
+    /// Folder of golden objects (`hack/golden`).
+    pub golden: &'a Path,
+    /// The server that takes over.
+    pub to: PathBuf,
+    pub logs: &'a Path,
+}
+
+impl HandOver<'_> {
+    /// Runs it; what it says goes into `findings`.
+    ///
+    /// # Errors
+    /// What keeps it from being tried at all.
+    pub fn run(&self, findings: &mut Findings) -> Result<()> {
+        let http = Http::admin(self.cluster);
+        let ns = Namespace::new("hand-over");
+        let _ = ns
+            .kubectl
+            .run(&format!("create deployment web --image={WEB_IMAGE} --replicas=2"))
+            .ok();
+        let _ = ns
+            .kubectl
+            .run("expose deployment web --port=80 --target-port=8080 --type=NodePort")
+            .ok();
+        let _ = ns.kubectl.run("rollout status deployment/web --timeout=90s").ok();
+        self.stop_all_but("kube-apiserver")?;
+
+        let resources = served(&http);
+        let keys = self.fill(&http, &ns.name, &resources, findings)?;
+        let gold = self.gild(&resources, &ns.name, &keys)?;
+        findings.notes.push(format!("golden objects put into etcd: {gold}"));
+        let before = eventually("what is stored stays the same", 60, || {
+            let (once, again) = (read_all(&http), read_all(&http));
+            if versions(&once) == versions(&again) {
+                Ok(once)
+            } else {
+                Err("it changes")
+            }
+        });
+
+        let pid = self.cluster.pid("kube-apiserver").context("the server does not run")?;
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline"))?;
+        self.stop("kube-apiserver")?;
+        let _server = self.start(&arguments)?;
+        eventually("the other server is ready", 90, || {
+            let answer = http.get("/readyz");
+            if answer.code == 200 { Ok(()) } else { Err(answer) }
+        });
+        let after = read_all(&http);
+        compare(&before, &after, findings);
+        findings.check("the new server writes the old objects", || {
+            rewrite(&http, &ns.name, &resources)
+        });
+        Ok(())
+    }
+
+    /// One valid object of every resource; the etcd key of each by its resource.
+    fn fill(
+        &self,
+        http: &Http,
+        namespace: &str,
+        resources: &[Served],
+        findings: &mut Findings,
+    ) -> Result<BTreeMap<String, String>> {
+        let known = self.keys()?;
+        let mut keys = BTreeMap::new();
+        let mut seen = known;
+        for (name, mut object) in examples() {
+            let Some(resource) = resources.iter().find(|r| r.name == name) else {
+                findings.failed.push(format!("{name} is not served"));
+                continue;
+            };
+            resource.complete(&mut object, namespace);
+            let answer = http.json("POST", &resource.collection(namespace), JSON, &object);
+            if answer.code != 201 {
+                findings
+                    .failed
+                    .push(format!("{name} cannot be filled in: {} {}", answer.code, answer.body));
+                continue;
+            }
+            let now = self.keys()?;
+            let stem = object["metadata"]["name"].as_str().unwrap_or_default();
+            let fresh = now.difference(&seen).find(|key| key.ends_with(&format!("/{stem}")));
+            match fresh {
+                Some(key) => drop(keys.insert(name.to_owned(), key.clone())),
+                None => findings
+                    .failed
+                    .push(format!("{name}: no new key in etcd ends with {stem}")),
+            }
+            seen = now;
+        }
+        findings.passed += keys.len();
+        Ok(keys)
+    }
+
+    /// Golden objects of all resources whose key is known, as they are stored: envelope, protobuf. How many.
+    fn gild(&self, resources: &[Served], namespace: &str, keys: &BTreeMap<String, String>) -> Result<usize> {
+        let mut count = 0;
+        for resource in resources {
+            let Some(key) = keys.get(&resource.name) else { continue };
+            let (group, version) = resource
+                .api_version
+                .split_once('/')
+                .unwrap_or(("core", &resource.api_version));
+            let name = format!("{group}.{version}.{}.pb", resource.kind);
+            let Some(file) = ["api", "apiextensions"]
+                .map(|f| self.golden.join(f).join(&name))
+                .into_iter()
+                .find(|f| f.exists())
+            else {
+                continue;
+            };
+            // What upstream stores as JSON is no protobuf in etcd.
+            if ["apiextensions.k8s.io", "apiregistration.k8s.io"].contains(&group) {
+                continue;
+            }
+            let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let folder = folder
+                .strip_suffix(namespace)
+                .map_or_else(|| folder.to_owned(), |f| format!("{f}namespaceValue"));
+            let mut child = self
+                .etcdctl()
+                .args(["put", &format!("{folder}/nameValue")])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .spawn()?;
+            child
+                .stdin
+                .take()
+                .context("standard input is piped")?
+                .write_all(&std::fs::read(file)?)?;
+            if !child.wait()?.success() {
+                bail!("etcdctl cannot put {folder}/nameValue");
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn keys(&self) -> Result<BTreeSet<String>> {
+        let output = self
+            .etcdctl()
+            .args(["get", "/registry/", "--prefix", "--keys-only"])
+            .output()?;
+        if !output.status.success() {
+            bail!("etcdctl: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect())
+    }
+
+    fn etcdctl(&self) -> Command {
+        let mut command = Command::new(self.cluster.tool("etcdctl"));
+        command
+            .args(["--endpoints", "https://127.0.0.1:2379", "--cacert"])
+            .arg(self.cluster.pki("etcd-ca.crt"));
+        command
+            .arg("--cert")
+            .arg(self.cluster.pki("etcd-client.crt"))
+            .arg("--key")
+            .arg(self.cluster.pki("etcd-client.key"));
+        command
+    }
+
+    /// Ends every program of the cluster but etcd and `kept`.
+    fn stop_all_but(&self, kept: &str) -> Result<()> {
+        for entry in std::fs::read_dir(self.state.join("run"))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            match name.strip_suffix(".loop") {
+                Some(name) if name != kept && !name.starts_with("etcd-") => self.stop(name)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a program and the loop that would start it again.
+    fn stop(&self, name: &str) -> Result<()> {
+        let file = self.state.join("run").join(format!("{name}.loop"));
+        let pid: i32 = std::fs::read_to_string(&file)
+            .with_context(|| file.display().to_string())?
+            .trim()
+            .parse()?;
+        signal(pid, libc::SIGTERM);
+        // What does not end when it is asked to would go on writing.
+        eventually(&format!("{name} ends"), 90, || {
+            if file.exists() { Err("it runs") } else { Ok(()) }
+        });
+        Ok(())
+    }
+
+    /// The other server, with the arguments of the one that it takes over from.
+    fn start(&self, arguments: &[u8]) -> Result<Background> {
+        let arguments: Vec<String> = arguments
+            .split(|b| *b == 0)
+            .map(|a| String::from_utf8_lossy(a).into_owned())
+            .collect();
+        let log = std::fs::File::create(self.logs.join("taking-over.log"))?;
+        let child: Child = Command::new(&self.to)
+            .args(arguments.iter().skip(1).filter(|a| !a.is_empty()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| self.to.display().to_string())?;
+        Ok(Background(child))
+    }
+}
+
+/// Every object of every resource in every served version.
+fn read_all(http: &Http) -> Objects {
+    let accept = "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let groups = ["/api", "/apis"].map(|path| http.send("GET", path, &[accept], &[]).ok());
+    let mut all = Objects::new();
+    for group in groups
+        .iter()
+        .flat_map(|g| g["items"].as_array().cloned().unwrap_or_default())
+    {
+        let name = group["metadata"]["name"].as_str().unwrap_or_default();
+        for version in group["versions"].as_array().into_iter().flatten() {
+            let version_name = version["version"].as_str().unwrap_or_default();
+            let root = if name.is_empty() {
+                format!("/api/{version_name}")
+            } else {
+                format!("/apis/{name}/{version_name}")
+            };
+            for resource in version["resources"].as_array().into_iter().flatten() {
+                let lists = resource["verbs"].as_array().is_some_and(|v| v.contains(&json!("list")));
+                // A custom resource that the examples define: not every server serves these.
+                if !lists || name == "none.example.com" {
+                    continue;
+                }
+                let path = format!("{root}/{}", resource["resource"].as_str().unwrap_or_default());
+                let answer = http.get(&path);
+                let objects = all.entry(path).or_default();
+                if answer.code != 200 {
+                    objects.insert("the list".to_owned(), json!({"code": answer.code, "body": answer.body}));
+                }
+                for object in answer.json()["items"].as_array().into_iter().flatten() {
+                    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+                    objects.insert(format!("{}/{}", text("namespace"), text("name")), object.clone());
+                }
+            }
+        }
+    }
+    all
+}
+
+/// What tells whether anything was written in between.
+fn versions(objects: &Objects) -> Vec<String> {
+    let all = objects.values().flat_map(BTreeMap::values);
+    all.map(|o| o["metadata"]["resourceVersion"].to_string()).collect()
+}
+
+/// What a server writes when it starts or while it runs.
+fn servers_own(path: &str, name: &str) -> bool {
+    let plural = path.rsplit('/').next().unwrap_or_default();
+    match plural {
+        "leases" => name.starts_with("kube-system/apiserver-"),
+        "endpoints" | "endpointslices" => name == "default/kubernetes",
+        "configmaps" => {
+            name == "kube-system/extension-apiserver-authentication"
+                || name == "kube-system/kube-apiserver-legacy-service-account-token-tracking"
+        }
+        "apiservices" => true, // each server keeps those of its own groups
+        // Told apart by when they end, and made by what starts and stops.
+        "events" => true,
+        _ => false,
+    }
+}
+
+fn compare(before: &Objects, after: &Objects, findings: &mut Findings) {
+    let mut own = BTreeSet::new();
+    let (mut equal, mut lines) = (0, Vec::new());
+    for path in before.keys().chain(after.keys().filter(|p| !before.contains_key(*p))) {
+        let (Some(old), Some(new)) = (before.get(path), after.get(path)) else {
+            let side = if before.contains_key(path) {
+                "only the old"
+            } else {
+                "only the new"
+            };
+            lines.push(format!("{path} is served by {side} server"));
+            continue;
+        };
+        for name in old.keys().chain(new.keys().filter(|n| !old.contains_key(*n))) {
+            let (a, b) = (
+                old.get(name).unwrap_or(&Value::Null),
+                new.get(name).unwrap_or(&Value::Null),
+            );
+            if a == b {
+                equal += 1;
+            } else if servers_own(path, name) {
+                own.insert(format!("{} {name}", path.rsplit('/').next().unwrap_or_default()));
+            } else {
+                lines.push(format!(
+                    "{path} {name} differs at {}",
+                    difference::first(a, b).unwrap_or_default()
+                ));
+            }
+        }
+    }
+    findings.passed += equal;
+    findings.notes.push(format!(
+        "{equal} objects read back equal, in {} lists of every served version",
+        before.len()
+    ));
+    if !own.is_empty() {
+        findings.notes.push(format!(
+            "written by the new server itself: {}",
+            own.into_iter().collect::<Vec<_>>().join(", ")
+        ));
+    }
+    lines.iter().for_each(|line| println!("    FAILED: {line}"));
+    let count = lines.len();
+    findings.failed.extend(lines.into_iter().take(20));
+    if count > 20 {
+        findings.failed.push(format!("and {} more differences", count - 20));
+    }
+}
+
+/// Changes and deletes every example through the new server.
+fn rewrite(http: &Http, namespace: &str, resources: &[Served]) -> Result<(), String> {
+    let merge = "application/merge-patch+json";
+    for (name, mut object) in examples() {
+        let Some(resource) = resources.iter().find(|r| r.name == name) else {
+            continue;
+        };
+        let object_name = resource.complete(&mut object, namespace);
+        let path = format!("{}/{object_name}", resource.collection(namespace));
+        for (method, body) in [
+            ("PATCH", json!({"metadata": {"labels": {"handed": "over"}}})),
+            ("DELETE", Value::Null),
+        ] {
+            let answer = http.json(method, &path, merge, &body);
+            if !(200..300).contains(&answer.code) {
+                return Err(format!("{method} {path}: {answer:?}"));
+            }
+        }
+    }
+    Ok(())
+}
