@@ -1,45 +1,148 @@
-//! Figures of a running cluster, printed: start-up, idle memory, writes, lists, pod start. No test: nothing passes or fails.
+//! Figures of a cluster, printed; with upstream's programs at hand, of both side by side. No test: nothing passes or fails.
 //!
-//! `bench [start] [memory] [writes] [list] [pods]`, all of them by default, against the cluster of `hack/up`. Work is
-//! bounded in count; what it makes, it removes.
+//! `bench NAME...` measures the running cluster of `hack/up`. With `--upstream DIR` it brings up clusters of its own
+//! instead (`compare.rs`) and prints ratios; `--record` keeps them in `conformance/README.md`. Work is bounded in count and
+//! time; what it makes, it removes.
 
 mod api;
+mod compare;
+mod figure;
+mod h2;
 mod list;
+mod load;
 mod memory;
 mod pods;
+mod program;
+mod record;
+mod sched;
+mod side;
 mod start;
+mod watch;
 mod writes;
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use figure::Report;
 use steersman_conformance::Cluster;
 
-#[tokio::main(worker_threads = 2)]
-async fn main() -> Result<()> {
+const NAMES: [&str; 7] = ["start", "memory", "pods", "writes", "list", "watch", "sched"];
+
+/// The command line, understood.
+#[derive(Default)]
+struct Options {
+    names: Vec<&'static str>,
+    upstream: Option<PathBuf>,
+    ours: Option<PathBuf>,
+    rounds: Option<usize>,
+    record: bool,
+    /// For `sched`: another scheduler than the cluster's, and which shapes.
+    scheduler: Option<PathBuf>,
+    shape: Option<String>,
+    json: bool,
+}
+
+fn parse(arguments: impl Iterator<Item = String>) -> Result<Options> {
+    let mut options = Options::default();
+    let mut arguments = arguments.peekable();
+    while let Some(word) = arguments.next() {
+        let mut value = || arguments.next().with_context(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "--upstream" => options.upstream = Some(value()?.into()),
+            "--ours" => options.ours = Some(value()?.into()),
+            "--scheduler" => options.scheduler = Some(value()?.into()),
+            "--shape" => options.shape = Some(value()?),
+            "--rounds" => options.rounds = Some(value()?.parse().context("--rounds")?),
+            "--record" => options.record = true,
+            "--json" => options.json = true,
+            "all" => options.names = NAMES.to_vec(),
+            name => match NAMES.iter().find(|n| **n == name) {
+                Some(name) => options.names.push(name),
+                None => bail!("unknown benchmark {name}; there are: {} all", NAMES.join(" ")),
+            },
+        }
+    }
+    if options.names.is_empty() {
+        options.names = NAMES.to_vec();
+    }
+    Ok(options)
+}
+
+fn main() -> Result<()> {
+    let options = parse(std::env::args().skip(1))?;
+    let repo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    if let Some(upstream) = &options.upstream {
+        let ours = options.ours.clone().unwrap_or_else(|| repo.join("target/release"));
+        let rounds = options.rounds.unwrap_or(2).clamp(1, 9);
+        let rows = compare::run(&options.names, &ours, upstream, rounds, options.shape.as_deref())?;
+        println!("{}", compare::table(&rows));
+        if options.record {
+            record::write(&repo, &rows, rounds)?;
+        }
+        return Ok(());
+    }
     // Fails only when there is one already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let known = ["start", "memory", "writes", "list", "pods"];
-    if let Some(other) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
-        bail!("unknown benchmark {other}; there are: {}", known.join(" "));
-    }
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(measure(&options))
+}
+
+/// The running cluster's figures.
+async fn measure(options: &Options) -> Result<()> {
     let cluster = Cluster::here();
-    for name in known
-        .into_iter()
-        .filter(|name| wanted.is_empty() || wanted.iter().any(|w| w == name))
-    {
-        match name {
-            "start" => start::run(&cluster).await?,
-            "memory" => memory::run(&cluster)?,
-            "writes" => writes::run(&cluster).await?,
-            "list" => list::run(&cluster).await?,
-            _ => pods::run(&cluster).await?,
+    for name in NAMES.into_iter().filter(|n| options.names.contains(n)) {
+        let report = Report::new(name, options.json);
+        let result = match name {
+            "start" => start::run(&cluster, &report).await,
+            "memory" => memory::run(&cluster, &report).await,
+            "pods" => pods::run(&cluster, &report).await,
+            "writes" => writes::run(&cluster, &report).await,
+            "list" => list::run(&cluster, &report).await,
+            "watch" => watch::run(&cluster, &report).await,
+            _ => {
+                sched::run(
+                    &cluster,
+                    options.scheduler.as_deref(),
+                    options.shape.as_deref(),
+                    &report,
+                )
+                .await
+            }
+        };
+        // The others are still worth having.
+        if let Err(error) = result {
+            report.note(&format!("failed: {error:#}"));
         }
     }
     Ok(())
 }
 
-/// The middle one.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Options> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn names_and_flags_come_in_any_order_and_unknown_ones_are_named() {
+        let options = parsed("list --upstream /x watch --rounds 3 --record").unwrap();
+        assert_eq!(
+            (options.names, options.rounds, options.record),
+            (vec!["list", "watch"], Some(3), true)
+        );
+        assert_eq!(parsed("").unwrap().names, NAMES);
+        assert!(
+            parsed("nothing")
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("unknown benchmark nothing")
+        );
+        assert!(parsed("--upstream").is_err());
+    }
 }

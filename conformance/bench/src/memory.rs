@@ -1,7 +1,12 @@
-//! Memory of each program of the cluster, as the kernel counts it.
+//! Memory and CPU of each program of a cluster in which nothing happens.
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::Result;
 use steersman_conformance::Cluster;
+
+use crate::figure::Report;
+use crate::program::{cpu, memory};
 
 const PROGRAMS: &[&str] = &[
     "kube-apiserver",
@@ -10,39 +15,25 @@ const PROGRAMS: &[&str] = &[
     "cluster-dns",
     "node-1.kubelet",
     "node-1.kube-proxy",
-    "node-2.kubelet",
-    "node-2.kube-proxy",
     "etcd-1",
 ];
+/// After which a program that has just started has come to rest.
+const SETTLE: Duration = Duration::from_secs(15);
+const WATCHED: Duration = Duration::from_secs(10);
 
-pub fn run(cluster: &Cluster) -> Result<()> {
-    println!("memory (MB)                resident  anonymous");
-    for name in PROGRAMS {
-        let Some(pid) = cluster.pid(name) else { continue };
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| (*name).to_owned())?;
-        let field = |key: &str| {
-            let line = status.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default();
-            line.split_whitespace()
-                .next()
-                .and_then(|n| n.parse::<f64>().ok())
-                .unwrap_or_default()
-                / 1024.0
-        };
-        println!("  {name:<24} {:>8.1}  {:>9.1}", field("VmRSS:"), field("RssAnon:"));
+pub async fn run(cluster: &Cluster, report: &Report) -> Result<()> {
+    tokio::time::sleep(SETTLE).await;
+    let running: Vec<(&str, i32)> = PROGRAMS
+        .iter()
+        .filter_map(|name| Some((*name, cluster.pid(name)?)))
+        .collect();
+    let before = running.iter().map(|(_, pid)| cpu(*pid)).collect::<Result<Vec<_>>>()?;
+    tokio::time::sleep(WATCHED).await;
+    for ((name, pid), before) in running.into_iter().zip(before) {
+        report.lower(&format!("{name}, idle, resident"), "MB", memory(pid)?.resident);
+        report.lower(&format!("{name}, idle, anonymous"), "MB", memory(pid)?.anonymous);
+        let share = (cpu(pid)? - before) / WATCHED.as_secs_f64();
+        report.lower(&format!("{name}, idle, CPU"), "% of a core", share * 100.0);
     }
     Ok(())
-}
-
-/// CPU seconds that a process has used so far.
-pub fn cpu(pid: i32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let rest = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
-    let ticks = |at: usize| {
-        rest.split(' ')
-            .nth(at)
-            .and_then(|n| n.parse::<f64>().ok())
-            .unwrap_or_default()
-    };
-    // utime and stime, in hundredths of a second on every Linux.
-    Ok((ticks(11) + ticks(12)) / 100.0)
 }

@@ -8,14 +8,15 @@ use serde_json::json;
 use steersman_conformance::Cluster;
 use steersman_cri::{Client as Cri, Runtime, v1};
 
-use crate::{api, median};
+use crate::api;
+use crate::figure::{Report, median, percentile};
 
 const ROUNDS: usize = 15;
 const NAMESPACE: &str = "bench-pods";
 const IMAGE: &str = "registry.k8s.io/pause:3.10.2";
 const NODE: &str = "node-1";
 
-pub async fn run(cluster: &Cluster) -> Result<()> {
+pub async fn run(cluster: &Cluster, report: &Report) -> Result<()> {
     let client = api::client(cluster, None).await?;
     api::namespace(&client, NAMESPACE).await?;
     let containerd = cluster
@@ -28,14 +29,20 @@ pub async fn run(cluster: &Cluster) -> Result<()> {
         bare.push(bare_calls(&cri, round).await?);
         whole.push(one_pod(&client, round).await?);
     }
-    let (bare, whole) = (median(bare) * 1000.0, median(whole) * 1000.0);
-    println!("pod, create to Running (median of {ROUNDS}, in turns with the bare calls):");
-    println!("  bare CRI: sandbox + create + start {bare:>6.0} ms");
-    println!(
-        "  through the cluster, scheduled     {whole:>6.0} ms  ({:+.0} ms)",
-        whole - bare
+    let (bare, whole) = (in_ms(&bare), in_ms(&whole));
+    report.lower("bare CRI: sandbox + create + start, median", "ms", median(&bare));
+    report.lower("pod, create to Running, median", "ms", median(&whole));
+    report.lower("pod, create to Running, p90", "ms", percentile(&whole, 90));
+    report.lower(
+        "pod, create to Running, above bare CRI",
+        "ms",
+        median(&whole) - median(&bare),
     );
     api::drop_namespace(&client, NAMESPACE).await
+}
+
+fn in_ms(seconds: &[f64]) -> Vec<f64> {
+    seconds.iter().map(|s| s * 1000.0).collect()
 }
 
 async fn one_pod(client: &Client, round: usize) -> Result<f64> {
