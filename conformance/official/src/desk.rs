@@ -158,6 +158,8 @@ impl Desk {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
+            // Without it an answer may wait for the acknowledgement of the one before.
+            let _ = stream.set_nodelay(true);
             let desk = Arc::clone(&self);
             let service = service_fn(move |request| {
                 let desk = Arc::clone(&desk);

@@ -1,4 +1,5 @@
-//! Learning the tests from the binary: a dry run in which it asks for specs one after the other and says which each is.
+//! Learning the tests from the binary: it asks for specs one after the other, and as
+//! it is to skip all of them, it does nothing but say which each is.
 //!
 //! The numbers that it gives to specs follow from its seed, so they hold for every process of the run.
 
