@@ -2,16 +2,19 @@
 
 use steersman_types::api::core::v1::Pod;
 
+use crate::allocations::{Amounts, Lacking, amounts, fits};
 use crate::env::Allocatable;
 use crate::pod;
 use crate::pod::seen::Trouble;
 use crate::quantity::{milli_of, value_of};
 
-/// Why the pod is refused, if it is, as the event says it; the status says `Pod was rejected: ` before. A pod that already ran here (it has a start time) is always taken.
+/// Why the pod is refused, if it is, as the event says it; the status says `Pod was rejected: ` before. `used` is what
+/// other pods hold. A pod that already ran here (it has a start time) is always taken.
 #[must_use]
 pub fn refusal(
     new: &Pod,
     active: &[std::sync::Arc<Pod>],
+    used: Amounts,
     allocatable: &Allocatable,
     max_pods: usize,
 ) -> Option<Trouble> {
@@ -28,25 +31,20 @@ pub fn refusal(
             message,
         });
     }
-    let over = |p: &&std::sync::Arc<Pod>| {
-        !matches!(
-            p.status.as_ref().and_then(|s| s.phase.as_deref()),
-            Some("Succeeded" | "Failed")
-        )
-    };
-    let active: Vec<&Pod> = active.iter().filter(over).map(AsRef::as_ref).collect();
-    let lacking = |name: &str, asked: i64, used: i64, capacity: i64| {
-        let message =
-            format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {capacity}");
-        Some(Trouble {
-            reason: format!("OutOf{name}"),
-            message,
-        })
+    let active: Vec<&Pod> = active.iter().map(AsRef::as_ref).filter(|p| !is_over(p)).collect();
+    let out_of = |lacking: Lacking| Trouble {
+        reason: format!("OutOf{}", lacking.resource),
+        message: lacking.to_string(),
     };
     let count = i64::try_from(active.len()).unwrap_or(i64::MAX);
     let max = i64::try_from(max_pods).unwrap_or(i64::MAX);
     if count >= max {
-        return lacking("pods", 1, count, max);
+        return Some(out_of(Lacking {
+            resource: "pods",
+            requested: 1,
+            used: count,
+            capacity: max,
+        }));
     }
     let taken: Vec<HostPort> = active.iter().flat_map(|p| host_ports(p)).collect();
     if host_ports(new)
@@ -59,21 +57,19 @@ pub fn refusal(
             message,
         });
     }
-    for name in ["cpu", "memory"] {
-        let Some(capacity) = allocatable.get(name).copied() else {
-            continue;
-        };
-        let asked = request(new, name);
-        let used: i64 = active.iter().map(|p| request(p, name)).sum();
-        if asked > 0 && used.saturating_add(asked) > capacity {
-            return lacking(name, asked, used, capacity);
-        }
-    }
-    None
+    fits(amounts(new), used, allocatable).map(out_of)
+}
+
+/// Whether the API says that the pod has ended.
+#[must_use]
+pub fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// What the pod asks for: its main containers and sidecars together, or its largest init container if that is more.
-fn request(pod: &Pod, name: &str) -> i64 {
+#[must_use]
+pub fn request(pod: &Pod, name: &str) -> i64 {
     let of = |c: &steersman_types::api::core::v1::Container| {
         let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
         if name == "cpu" {
@@ -138,8 +134,10 @@ mod tests {
     fn a_pod_must_fit_beside_those_that_run() {
         let allocatable = BTreeMap::from([("cpu".to_owned(), 2000)]);
         let active = [Arc::new(pod("1500m", 8080))];
-        let why =
-            |new: &Pod, max| refusal(new, &active, &allocatable, max).map(|t| format!("{}: {}", t.reason, t.message));
+        let why = |new: &Pod, max| {
+            refusal(new, &active, amounts(&active[0]), &allocatable, max)
+                .map(|t| format!("{}: {}", t.reason, t.message))
+        };
         assert_eq!(why(&pod("500m", 0), 110), None);
         let cpu = "OutOfcpu: Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000";
         assert_eq!(why(&pod("600m", 0), 110).as_deref(), Some(cpu));

@@ -14,6 +14,7 @@ use steersman_runtime::{Client, Informer, ListOptions, shutdown};
 use steersman_types::api::core::v1::{Pod, Service};
 use tokio::sync::Notify;
 
+use crate::allocations::Allocations;
 use crate::api::ApiWriter;
 use crate::cgroups::Cgroups;
 use crate::config::KubeletConfiguration;
@@ -143,6 +144,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         dns: dns_settings(&config)?,
         node: node_limits,
         allocatable: allocatable_numbers(&config, &machine, &root_dir),
+        allocations: Allocations::default(),
         host_ips: addresses.clone(),
         cluster_domain: config.cluster_domain.clone(),
         root: root_dir.clone(),

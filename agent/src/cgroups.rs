@@ -88,25 +88,61 @@ impl Cgroups {
         self.make(&path)?;
         let totals = totals(pod);
         self.set_shares(&path, shares(totals.cpu_request))?;
-        if self.quota
-            && let Some(limit) = totals.cpu_limit
-        {
-            let quota = quota(limit, self.quota_period);
-            if self.v2 {
-                self.write("cpu", &path, "cpu.max", &format!("{quota} {}", self.quota_period))?;
-            } else {
-                self.write("cpu", &path, "cpu.cfs_period_us", &self.quota_period.to_string())?;
-                self.write("cpu", &path, "cpu.cfs_quota_us", &quota.to_string())?;
-            }
-        }
-        if let Some(limit) = totals.memory_limit {
-            let file = if self.v2 { "memory.max" } else { "memory.limit_in_bytes" };
-            self.write("memory", &path, file, &limit.to_string())?;
-        }
+        self.set_cpu_limit(&path, totals.cpu_limit)?;
+        self.set_memory_limit(&path, totals.memory_limit)?;
         if self.pids_limit > 0 {
             self.write("pids", &path, "pids.max", &self.pids_limit.to_string())?;
         }
         Ok(())
+    }
+
+    /// What is more in `after` than in `before`: before containers grow. A limit that is gone stays, as upstream leaves it.
+    ///
+    /// # Errors
+    /// When a file of the hierarchy refuses.
+    pub fn grow(&self, before: &Pod, after: &Pod) -> io::Result<()> {
+        self.adjust(before, after, |before, after| after > before)
+    }
+
+    /// What is less in `after` than in `before`: after containers have shrunk.
+    ///
+    /// # Errors
+    /// When a file of the hierarchy refuses, for instance because more memory is in use.
+    pub fn shrink(&self, before: &Pod, after: &Pod) -> io::Result<()> {
+        self.adjust(before, after, |before, after| after < before)
+    }
+
+    fn adjust(&self, before: &Pod, after: &Pod, matters: impl Fn(i64, i64) -> bool) -> io::Result<()> {
+        let path = self.pod_path(after);
+        let (before, after) = (totals(before), totals(after));
+        let limit =
+            |before: Option<i64>, after: Option<i64>| after.filter(|after| matters(before.unwrap_or(i64::MAX), *after));
+        self.set_memory_limit(&path, limit(before.memory_limit, after.memory_limit))?;
+        self.set_cpu_limit(&path, limit(before.cpu_limit, after.cpu_limit))?;
+        if matters(before.cpu_request, after.cpu_request) {
+            self.set_shares(&path, shares(after.cpu_request))?;
+        }
+        Ok(())
+    }
+
+    /// In thousandths of a core; `None` changes nothing.
+    fn set_cpu_limit(&self, path: &str, limit: Option<i64>) -> io::Result<()> {
+        let Some(limit) = limit.filter(|_| self.quota) else {
+            return Ok(());
+        };
+        let quota = quota(limit, self.quota_period);
+        if self.v2 {
+            return self.write("cpu", path, "cpu.max", &format!("{quota} {}", self.quota_period));
+        }
+        self.write("cpu", path, "cpu.cfs_period_us", &self.quota_period.to_string())?;
+        self.write("cpu", path, "cpu.cfs_quota_us", &quota.to_string())
+    }
+
+    /// In bytes; `None` changes nothing.
+    fn set_memory_limit(&self, path: &str, limit: Option<i64>) -> io::Result<()> {
+        let Some(limit) = limit else { return Ok(()) };
+        let file = if self.v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        self.write("memory", path, file, &limit.to_string())
     }
 
     /// Sets the shares of the burstable class to what its pods asked for, so that guaranteed pods keep theirs.
@@ -312,6 +348,23 @@ mod tests {
         assert_eq!(read("memory/node-1/kubepods/podu1/memory.limit_in_bytes"), "3145728");
         assert_eq!(read("pids/node-1/kubepods/podu1/pids.max"), "64");
         assert_eq!(groups.pods(), ["u1"]);
+
+        let mut changed = guaranteed.clone();
+        let of = |cpu: &str, memory: &str| serde_json::json!({"limits": {"cpu": cpu, "memory": memory}, "requests": {"cpu": cpu, "memory": memory}});
+        changed.spec.as_mut().unwrap().containers[0].resources = serde_json::from_value(of("1", "512Ki")).unwrap();
+        groups.grow(&guaranteed, &changed).unwrap();
+        assert_eq!(
+            read("cpu/node-1/kubepods/podu1/cpu.cfs_quota_us"),
+            "200000",
+            "growing comes first"
+        );
+        assert_eq!(
+            read("memory/node-1/kubepods/podu1/memory.limit_in_bytes"),
+            "3145728",
+            "shrinking does not"
+        );
+        groups.shrink(&guaranteed, &changed).unwrap();
+        assert_eq!(read("memory/node-1/kubepods/podu1/memory.limit_in_bytes"), "2621440");
 
         let burstable =
             pod(serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]}));

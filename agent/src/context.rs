@@ -9,6 +9,7 @@ use steersman_cri::Runtime;
 use steersman_types::api::core::v1::{Pod, PodStatus, Service};
 use steersman_types::jiff::Timestamp;
 
+use crate::allocations::Allocations;
 use crate::cgroups::Cgroups;
 use crate::dns::DnsSettings;
 use crate::env::Allocatable;
@@ -53,6 +54,7 @@ pub struct Context {
     pub dns: DnsSettings,
     pub node: NodeLimits,
     pub allocatable: Allocatable,
+    pub allocations: Allocations,
     /// The node's addresses, primary first.
     pub host_ips: Vec<String>,
     pub cluster_domain: String,

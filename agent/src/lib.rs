@@ -17,6 +17,7 @@
 //! below the root directory that can be made again. What it does not do: persistent volumes, device plugins, eviction.
 
 pub mod admit;
+pub mod allocations;
 pub mod api;
 pub mod app;
 pub mod cgroups;

@@ -13,7 +13,8 @@ use steersman_runtime::{Event, Informer};
 use steersman_types::api::core::v1::Pod;
 use tokio::sync::{Notify, watch};
 
-use crate::admit::refusal;
+use crate::admit::{is_over, refusal};
+use crate::allocations::amounts;
 use crate::context::Context;
 use crate::pod;
 use crate::pod::seen::Trouble;
@@ -86,7 +87,11 @@ impl Pods {
             return;
         }
         let active: Vec<Arc<Pod>> = running.values().map(|r| r.assigned.borrow().pod.clone()).collect();
-        let refused = refusal(pod, &active, &self.context.allocatable, self.max_pods);
+        let used = self.context.allocations.of_others(&uid);
+        let refused = refusal(pod, &active, used, &self.context.allocatable, self.max_pods);
+        if refused.is_none() && !is_over(pod) {
+            self.context.allocations.set(&uid, amounts(pod));
+        }
         if let Some(why) = &refused {
             crate::events::PodEvents::new(self.context.sink.clone(), pod).warning(None, &why.reason, &why.message);
         }
@@ -301,6 +306,8 @@ fn concerns_worker(old: &Pod, new: &Pod) -> bool {
         "Initialized",
         "PodScheduled",
         "PodReadyToStartContainers",
+        crate::pod::resize::PENDING,
+        crate::pod::resize::IN_PROGRESS,
     ];
     let foreign = |pod: &Pod| {
         let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());

@@ -53,20 +53,20 @@ own() {
   at_least "$2" "${version#v}" && echo "$path"
 }
 
-# sid_sources FILE [APT_FOLDER]: prints the name (FILE with its extension) of a sources file for sid, made from the host's
-# entry for its own release: both the deb822 and the one-line format.
+# sid_sources FILE [APT_FOLDER]: prints the name (FILE with its extension) of a sources file for sid (or $SUITES), made from
+# the host's entry for its own release: both the deb822 and the one-line format.
 sid_sources() {
-  local codename file apt=${2:-/etc/apt}
+  local codename file apt=${2:-/etc/apt} suites=${SUITES:-sid}
   codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
   [ -n "$codename" ] || return 1
   for file in "$apt"/sources.list.d/*.sources; do
     [ -e "$file" ] || continue
-    awk -v suite="$codename" '
+    awk -v suite="$codename" -v wanted="$suites" '
       function flush(  i, n, suites, hit, off) {
         n = split(value["suites"], suites, " ")
         for (i = 1; i <= n; i++) if (suites[i] == suite) hit = 1
         off = value["enabled"] == "no"
-        if (hit && !off && (" " value["types"] " ") ~ / deb /) { printf "Types: deb\nSuites: sid\nComponents: main\n%s", kept; found = 1; exit }
+        if (hit && !off && (" " value["types"] " ") ~ / deb /) { printf "Types: deb\nSuites: %s\nComponents: main\n%s", wanted, kept; found = 1; exit }
         kept = ""; delete value
       }
       /^#/ { next }
@@ -79,10 +79,11 @@ sid_sources() {
   done
   for file in "$apt"/sources.list "$apt"/sources.list.d/*.list; do
     [ -e "$file" ] || continue
-    awk -v suite="$codename" '
+    awk -v suite="$codename" -v wanted="$suites" '
       $1 == "deb" { at = 2; options = ""
         if ($2 ~ /^\[/) { do { options = options $at " " } while ($at !~ /\]$/ && at++ < NF); at++ }
-        if ($at !~ /^cdrom:/ && $(at + 1) == suite) { print "deb " options $at " sid main"; found = 1; exit } }
+        if ($at !~ /^cdrom:/ && $(at + 1) == suite) {
+          n = split(wanted, suites, " "); for (i = 1; i <= n; i++) print "deb " options $at " " suites[i] " main"; found = 1; exit } }
       END { exit !found }' "$file" >"$1.list" && { echo "$1.list"; return; }
     rm -f "$1.list"
   done
@@ -117,12 +118,15 @@ unpack() {
   for deb in ./*.deb; do dpkg -x "$deb" "$1" || return; done
 }
 
-# unpack_with_dependencies FOLDER PACKAGE...: the same with all that they depend on.
+# unpack_with_dependencies FOLDER PACKAGE...: the same with all that they depend on; PACKAGE/SUITE comes without.
 unpack_with_dependencies() {
-  local needed
-  needed=$(apt-get "${options[@]}" --simulate --no-install-recommends install "${@:2}" | awk '$1 == "Inst" { print $2 }')
+  local needed package whole=() alone=()
+  for package in "${@:2}"; do
+    if [[ $package == */* ]]; then alone+=("$package"); else whole+=("$package"); fi
+  done
+  needed=$(apt-get "${options[@]}" --simulate --no-install-recommends install "${whole[@]}" | awk '$1 == "Inst" { print $2 }')
   # shellcheck disable=SC2086
-  [ -n "$needed" ] && unpack "$1" $needed
+  [ -n "$needed" ] && unpack "$1" $needed "${alone[@]}"
 }
 
 # fetch PACKAGE...: unpacks sid's packages into CACHE/root.

@@ -217,6 +217,21 @@ impl Runtime for Client {
         gone_is_fine(call!(self.runtime, stop_container, "StopContainer", request).map(drop))
     }
 
+    async fn update_container(&self, id: &str, resources: v1::LinuxContainerResources) -> Result<()> {
+        let request = self.request(v1::UpdateContainerResourcesRequest {
+            container_id: id.into(),
+            linux: Some(resources),
+            annotations: Default::default(),
+        });
+        call!(
+            self.runtime,
+            update_container_resources,
+            "UpdateContainerResources",
+            request
+        )
+        .map(drop)
+    }
+
     async fn remove_container(&self, id: &str) -> Result<()> {
         let request = self.request(v1::RemoveContainerRequest {
             container_id: id.into(),

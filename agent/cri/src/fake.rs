@@ -401,6 +401,16 @@ impl Runtime for Fake {
         Ok(())
     }
 
+    async fn update_container(&self, id: &str, resources: v1::LinuxContainerResources) -> Result<()> {
+        self.call("UpdateContainerResources", |state| {
+            let Some(container) = state.containers.get_mut(id) else {
+                return Err(not_found("UpdateContainerResources", id));
+            };
+            container.config.linux.get_or_insert_default().resources = Some(resources);
+            Ok(())
+        })
+    }
+
     async fn remove_container(&self, id: &str) -> Result<()> {
         self.call("RemoveContainer", |state| {
             state.containers.remove(id);

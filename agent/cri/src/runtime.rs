@@ -74,6 +74,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn start_container(&self, id: &str) -> Result<()>;
     /// Sends the stop signal, waits up to `grace`, then kills.
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()>;
+    /// Changes the limits of a running container; what is zero stays as it is.
+    async fn update_container(&self, id: &str, resources: v1::LinuxContainerResources) -> Result<()>;
     async fn remove_container(&self, id: &str) -> Result<()>;
     async fn list_containers(&self, filter: v1::ContainerFilter) -> Result<Vec<v1::Container>>;
     async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus>;

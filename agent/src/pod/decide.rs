@@ -9,6 +9,7 @@ use steersman_types::api::core::v1::{Container, Pod};
 use steersman_types::jiff::{SignedDuration, Timestamp};
 
 use super::backoff::go_seconds;
+use super::resize::{self, Step};
 use super::restart;
 use super::seen::{ContainerSeen, Ending, PodSeen, State, Trouble};
 use super::{Kind, full_name, is_sidecar};
@@ -25,6 +26,8 @@ pub struct PodPlan {
     pub create_sandbox: Option<u32>,
     /// The sandbox is replaced (as opposed to made for the first time).
     pub sandbox_changed: bool,
+    /// Running containers whose resources are to be changed.
+    pub resize: Vec<String>,
     /// Containers to start, in order.
     pub start: Vec<Start>,
     /// Containers that wait in back-off.
@@ -48,6 +51,8 @@ pub enum Why {
     Startup,
     Changed,
     Unknown,
+    /// Its new resources need a new start.
+    Resize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +163,13 @@ fn keep_sandbox(pod: &Pod, seen: &PodSeen, plan: &mut PodPlan) {
         }
     }
     plan.start.sort_by_key(|s| s.kind);
+    if !plan.kill_pod && plan.kill.is_empty() {
+        let updates = resize::unfinished(pod, seen).into_iter();
+        plan.resize = updates
+            .filter(|(_, s)| *s == Step::Update)
+            .map(|(name, _)| name)
+            .collect();
+    }
 }
 
 enum Progress<'a> {
@@ -277,6 +289,9 @@ fn sidecar<'a>(
                     format!("Init container {} definition changed", c.name),
                     Why::Changed,
                 ));
+            } else if needs_restart(c, seen) {
+                let message = format!("Container {} resize requires restart", c.name);
+                plan.kill.push(kill(c, last, message, Why::Resize));
             } else if c.liveness_probe.is_some() && probes.liveness == Some(false) {
                 plan.kill.push(kill(
                     c,
@@ -321,6 +336,11 @@ fn main_containers(pod: &Pod, seen: &PodSeen, plan: &mut PodPlan) -> bool {
             (Why::Liveness, format!("Container {} failed liveness probe", c.name))
         } else if c.startup_probe.is_some() && probes.startup == Some(false) {
             (Why::Startup, format!("Container {} failed startup probe", c.name))
+        } else if needs_restart(c, seen) {
+            let message = format!("Container {} resize requires restart", c.name);
+            plan.kill.push(kill(c, running, message, Why::Resize));
+            kept = true;
+            continue;
         } else {
             kept = true;
             continue;
@@ -335,6 +355,10 @@ fn main_containers(pod: &Pod, seen: &PodSeen, plan: &mut PodPlan) -> bool {
         kept = kept || again;
     }
     kept
+}
+
+fn needs_restart(c: &Container, seen: &PodSeen) -> bool {
+    resize::step(c, seen.actuated.get(&c.name)) == Some(Step::Restart)
 }
 
 fn kill(c: &Container, last: &ContainerSeen, message: String, why: Why) -> Kill {

@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod decide;
 pub mod observe;
 pub mod qos;
+pub mod resize;
 pub mod restart;
 pub mod seen;
 pub mod start;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use steersman_types::api::core::v1::{PodCondition, ResourceRequirements};
 use steersman_types::jiff::Timestamp;
 
 use super::backoff::Backoff;
@@ -30,6 +31,10 @@ pub struct PodSeen {
     pub ending: Ending,
     /// The pod was refused or ended by the node itself; its phase is Failed.
     pub failed: Option<Trouble>,
+    /// By container name: the resources that the runtime was told.
+    pub actuated: BTreeMap<String, ResourceRequirements>,
+    /// The conditions of a change of resources that is not complete.
+    pub resize: Vec<PodCondition>,
     /// The longest crash back-off.
     pub max_backoff_seconds: i64,
 }

@@ -53,7 +53,7 @@ pub async fn container(
     let of_probe = match kill.why {
         Why::Liveness => spec.liveness_probe.as_ref(),
         Why::Startup => spec.startup_probe.as_ref(),
-        Why::Changed | Why::Unknown => None,
+        Why::Changed | Why::Unknown | Why::Resize => None,
     };
     let grace = of_probe
         .and_then(|p| p.termination_grace_period_seconds)

@@ -5,18 +5,20 @@
 //! time, removals first; a failed step is tried again in a later round and never skipped.
 
 mod end;
+mod resize;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use steersman_types::api::core::v1::{Pod, PodStatus};
+use steersman_types::api::core::v1::{Pod, PodCondition, PodStatus};
 use steersman_types::jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use super::backoff::Backoff;
 use super::decide::{PodPlan, decide};
 use super::observe::{Observer, logged_attempts, restored_backoff};
+use super::resize::Sizes;
 use super::seen::{Ending, PodSeen, Trouble};
 use super::{start, status, stop};
 use crate::context::Context;
@@ -58,6 +60,13 @@ pub struct Worker {
     volumes: MountedVolumes,
     refreshed: Option<Instant>,
     first_round: bool,
+    /// Containers were stopped to be started at once: nothing is reported in between, as upstream does not either.
+    restarting: bool,
+    /// `None` before the first round.
+    sizes: Option<Sizes>,
+    /// Conditions of a change of resources: not agreed to, not complete.
+    pending: Option<PodCondition>,
+    resizing: Option<PodCondition>,
 }
 
 enum Next {
@@ -90,6 +99,10 @@ impl Worker {
             volumes: MountedVolumes::new(),
             refreshed: None,
             first_round: true,
+            restarting: false,
+            sizes: None,
+            pending: None,
+            resizing: None,
             context,
             assigned,
             wake,
@@ -99,7 +112,8 @@ impl Worker {
     /// Runs until the pod is gone.
     pub async fn run(mut self) {
         loop {
-            let now = self.assigned.borrow_and_update().clone();
+            let mut now = self.assigned.borrow_and_update().clone();
+            now.pod = self.allocate(&now.pod);
             match self.round(&now).await {
                 Next::Finished => return,
                 Next::Again => {}
@@ -120,6 +134,8 @@ impl Worker {
                     std::future::pending::<()>().await;
                 }
             }
+            // A change of resources waits for others to give back some.
+            () = self.context.allocations.freed.notified(), if self.pending.is_some() => {}
             // A back-off or a retry is due, or it is time for a look without a reason.
             () = tokio::time::sleep(longest) => {}
         }
@@ -135,12 +151,18 @@ impl Worker {
                 return Next::After(RETRY);
             }
         };
-        self.report(pod, &seen);
+        let restarting = std::mem::take(&mut self.restarting);
+        if !restarting {
+            self.report(pod, &seen);
+        }
         self.reporter.reconcile(pod);
         if seen.ending != Ending::No {
             return self.end(now, seen, &events).await;
         }
         let plan = decide(pod, &seen);
+        if restarting && plan.start.is_empty() {
+            self.report(pod, &seen);
+        }
         for held in &plan.held {
             let before = self.trouble.insert(held.name.clone(), held.trouble.clone());
             if before.as_ref() != Some(&held.trouble) {
@@ -200,6 +222,7 @@ impl Worker {
         };
         self.trouble
             .retain(|name, _| !seen.container(name).is_some_and(super::seen::ContainerSeen::is_running));
+        self.look_at_sizes(pod, &mut seen, events);
         seen.trouble = self.trouble.clone();
         seen.backoff = self.backoff.clone();
         self.probes.sync(pod, &seen, seen.ending != Ending::No, events);
@@ -289,10 +312,14 @@ impl Worker {
                     return Next::After(RETRY);
                 }
             }
+            self.restarting = true;
             return Next::Again;
         }
         if let Some(attempt) = plan.create_sandbox {
             return self.make_sandbox(pod, seen, attempt, events).await;
+        }
+        if !plan.resize.is_empty() {
+            return self.resize(pod, seen, &plan.resize, events).await;
         }
         if plan.start.is_empty() {
             self.tidy(pod, seen).await;
@@ -434,10 +461,12 @@ impl Worker {
             volumes: &self.volumes,
         };
         let mut failures = false;
+        let mut started = Vec::new();
         for wanted in &plan.start {
             match start::start(&context, pod, wanted, &place, seen, events).await {
                 Ok(()) => {
                     self.trouble.remove(&wanted.name);
+                    started.push(wanted.name.clone());
                 }
                 Err(trouble) => {
                     tracing::info!(pod = %super::full_name(pod), container = %wanted.name, reason = %trouble.reason,
@@ -452,6 +481,7 @@ impl Worker {
                 self.backoff.insert(wanted.name.clone(), next);
             }
         }
+        self.started_with_sizes(pod, &started);
         if !failures {
             return Next::Again;
         }

@@ -4,12 +4,14 @@ use steersman_types::api::core::v1::{Container, ContainerStatus, Pod, PodConditi
 use steersman_types::meta::Time;
 
 use super::super::decide::sandbox_changed;
-use super::super::seen::PodSeen;
+use super::super::seen::{Ending, PodSeen};
 use super::super::{init_containers, is_sidecar, main_containers};
 use super::containers::second;
 
 /// The types that the agent writes; all others are kept.
-const OWN: [&str; 5] = [
+const OWN: [&str; 7] = [
+    super::super::resize::PENDING,
+    super::super::resize::IN_PROGRESS,
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -52,6 +54,9 @@ pub fn conditions(pod: &Pod, seen: &PodSeen, old: &PodStatus, new: &PodStatus) -
         ("ContainersReady", containers),
         ("PodScheduled", Ok(None)),
     ];
+    if seen.ending == Ending::No {
+        all.extend(seen.resize.iter().cloned());
+    }
     for (name, verdict) in verdicts {
         all.push(condition(name, verdict, pod, seen, old));
     }

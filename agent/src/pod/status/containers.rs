@@ -2,7 +2,7 @@
 
 use steersman_types::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, LinuxContainerUser, Pod, PodStatus, VolumeMountStatus,
+    ContainerUser, LinuxContainerUser, Pod, PodStatus, ResourceRequirements, VolumeMountStatus,
 };
 use steersman_types::jiff::Timestamp;
 use steersman_types::meta::Time;
@@ -50,7 +50,7 @@ fn one(
     let mut instances = seen.containers.iter().filter(|s| s.name == c.name);
     let mut status = match instances.next() {
         Some(newest) => {
-            let mut status = from_runtime(c, newest, old);
+            let mut status = from_runtime(c, newest, old, seen.actuated.get(&c.name));
             if let Some(previous) = instances.next().and_then(ended) {
                 status.last_state = Some(ContainerState {
                     terminated: Some(previous),
@@ -97,7 +97,12 @@ fn id(c: &ContainerSeen) -> String {
     format!("containerd://{}", c.id)
 }
 
-fn from_runtime(c: &Container, newest: &ContainerSeen, old: Option<&ContainerStatus>) -> ContainerStatus {
+fn from_runtime(
+    c: &Container,
+    newest: &ContainerSeen,
+    old: Option<&ContainerStatus>,
+    actuated: Option<&ResourceRequirements>,
+) -> ContainerStatus {
     let mut state = ContainerState::default();
     let mut restart_count = newest.restart_count;
     match &newest.state {
@@ -133,7 +138,12 @@ fn from_runtime(c: &Container, newest: &ContainerSeen, old: Option<&ContainerSta
         restart_count: restart_count.max(old.map_or(0, |o| o.restart_count)),
         state: Some(state),
         last_state: Some(last_state.unwrap_or_default()),
-        resources: Some(c.resources.clone().unwrap_or_default()),
+        // One that runs has what the runtime was told, any other one will get what the node agreed to.
+        resources: actuated
+            .filter(|_| newest.is_running())
+            .or(c.resources.as_ref())
+            .cloned()
+            .or_else(|| Some(Default::default())),
         allocated_resources: c.resources.as_ref().and_then(|r| r.requests.clone()),
         user,
         volume_mounts: mounts(c),

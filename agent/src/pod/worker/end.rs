@@ -71,6 +71,7 @@ impl Worker {
                 return Next::After(RETRY);
             }
             self.context.images.forget(uid);
+            self.context.allocations.release(uid);
             self.released = true;
         }
         if !now.gone {
@@ -111,7 +112,8 @@ impl Worker {
                 }
                 () = self.wake.notified() => {
                     // A container has ended meanwhile: say so.
-                    let now = self.assigned.borrow().clone();
+                    let mut now = self.assigned.borrow().clone();
+                    now.pod = self.allocated(&now.pod);
                     if let Ok(seen) = self.look(&now, events).await {
                         self.report(&now.pod, &seen);
                     }

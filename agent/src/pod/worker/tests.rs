@@ -75,6 +75,7 @@ fn context(fake: &Fake, written: &Arc<Mutex<Written>>, events: &Events, dir: &Pa
             cgroup_v2: false,
         },
         allocatable: BTreeMap::new(),
+        allocations: crate::allocations::Allocations::default(),
         host_ips: vec!["192.0.2.1".into()],
         cluster_domain: "cluster.local".into(),
         root: dir.to_owned(),
