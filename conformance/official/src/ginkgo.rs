@@ -1,5 +1,7 @@
 //! What a test process says about the specs that it ran, as far as we read it (ginkgo's `SpecReport`).
 
+use std::fmt::Write as _;
+
 use serde::Deserialize;
 
 use crate::verdict::Outcome;
@@ -21,6 +23,22 @@ pub struct Spec {
     additional_failures: Vec<Additional>,
     pub captured_ginkgo_writer_output: String,
     pub captured_std_out_err: String,
+    spec_events: Vec<Event>,
+}
+
+/// A step that the test announced, or the beginning or end of one of its parts.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Event {
+    spec_event_type: String,
+    timeline_location: Moment,
+    message: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Moment {
+    time: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -111,21 +129,26 @@ impl Spec {
             .map(|failure| (&self.state, failure))
             .chain(self.additional_failures.iter().map(|more| (&more.state, &more.failure)))
         {
-            text.push_str(&format!(
-                "\n[{state}] {}\n{}\nat {}:{}\n{}\n",
+            let _ = writeln!(
+                text,
+                "\n[{state}] {}\n{}\nat {}:{}\n{}",
                 failure.message,
                 failure.forwarded_panic,
                 failure.location.file_name,
                 failure.location.line_number,
                 failure.location.full_stack_trace
-            ));
+            );
+        }
+        text.push_str("\n---- its steps\n");
+        for event in self.spec_events.iter().filter(|event| event.spec_event_type == "By") {
+            let _ = writeln!(text, "{} {}", event.timeline_location.time, event.message);
         }
         for (title, part) in [
             ("what the test said", &self.captured_ginkgo_writer_output),
             ("its standard output", &self.captured_std_out_err),
         ] {
             if !part.is_empty() {
-                text.push_str(&format!("\n---- {title}\n{part}\n"));
+                let _ = writeln!(text, "\n---- {title}\n{part}");
             }
         }
         text
@@ -139,7 +162,8 @@ mod tests {
     const FAILED: &str = r#"{"ContainerHierarchyTexts":["[sig-apps] CronJob"],"LeafNodeType":"It",
         "LeafNodeText":"should run [Conformance]","State":"failed","RunTime":1500000000,"NumAttempts":1,
         "Failure":{"Message":"Expected\n    <int>: 1","Location":{"FileName":"cronjob.go","LineNumber":7},
-        "ForwardedPanic":""},"CapturedGinkgoWriterOutput":"I said this"}"#;
+        "ForwardedPanic":""},"CapturedGinkgoWriterOutput":"I said this",
+        "SpecEvents":[{"SpecEventType":"By","TimelineLocation":{"Order":1,"Time":"now"},"Message":"doing it"}]}"#;
 
     #[test]
     fn a_report_of_a_failed_test_is_understood() {
@@ -150,6 +174,7 @@ mod tests {
         assert!((spec.seconds() - 1.5).abs() < 1e-9);
         assert_eq!(spec.reason(), "Expected\n    <int>: 1");
         assert!(spec.log().contains("cronjob.go:7") && spec.log().contains("I said this"));
+        assert!(spec.log().contains("now doing it"));
     }
 
     #[test]
