@@ -10,6 +10,7 @@ use steersman_types::api::node::v1::RuntimeClass;
 
 use crate::context::{PodApi, WriteError};
 use crate::pod;
+use crate::pod::resize::{IN_PROGRESS, PENDING};
 
 /// [`PodApi`] over a client.
 pub struct ApiWriter {
@@ -127,7 +128,16 @@ fn conditions(old: Option<&Value>, new: &Value) -> Value {
         }
         c
     });
-    with_nulls.collect()
+    // Only conditions that nobody else writes may go: others may have been written meanwhile.
+    let gone = old
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|c| &c["type"])
+        .filter(|kind| *kind == PENDING || *kind == IN_PROGRESS)
+        .filter(|kind| !new.as_array().into_iter().flatten().any(|c| c["type"] == **kind))
+        .map(|kind| json!({"type": kind, "$patch": "delete"}));
+    with_nulls.chain(gone).collect()
 }
 
 #[cfg(test)]
@@ -153,5 +163,9 @@ mod tests {
             "conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}],
             "podIPs": [{"$patch": "replace"}, {"ip": "2.2.2.2"}]});
         assert_eq!(patch, Some(expected));
+        let resizing = json!({"type": "PodResizeInProgress", "status": "True"});
+        let patch = check(json!({"conditions": [resizing, gate]}), json!({"conditions": []}));
+        let expected = json!({"conditions": [{"type": "PodResizeInProgress", "$patch": "delete"}]});
+        assert_eq!(patch, Some(expected), "a condition of ours that is over is taken away");
     }
 }

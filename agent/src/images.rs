@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use steersman_cri::{CriError, Runtime, v1};
-use steersman_types::api::core::v1::{Container, Pod};
+use steersman_types::api::core::v1::Pod;
 use steersman_types::jiff::Timestamp;
 use tokio::sync::Semaphore;
 
@@ -28,6 +28,16 @@ pub struct Present {
     /// The runtime's name for it.
     pub id: String,
     pub user: ImageUser,
+}
+
+/// What to get: a container's image, or that of a volume.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub image: &'a str,
+    /// `None` for the default, which the tag decides.
+    pub policy: Option<&'a str>,
+    /// Which container the events are about; `None` for the pod.
+    pub container: Option<&'a str>,
 }
 
 /// Pulls images for all pods.
@@ -49,30 +59,29 @@ impl Images {
         }
     }
 
-    /// Makes sure that the container's image is here.
+    /// Makes sure that an image is here.
     ///
     /// # Errors
     /// Reason and message of the container's waiting state.
     pub async fn ensure(
         &self,
         pod: &Pod,
-        container: &Container,
+        asked: &Wanted<'_>,
         events: &PodEvents,
         sandbox: &v1::PodSandboxConfig,
         auth: &[v1::AuthConfig],
     ) -> Result<Present, Trouble> {
-        let wanted = container.image.as_deref().unwrap_or_default();
-        let name = &container.name;
+        let (wanted, name) = (asked.image, asked.container);
         let image = with_tag(wanted).ok_or_else(|| {
             let message = format!("Failed to apply default image tag {wanted:?}: couldn't parse image name {wanted:?}: invalid reference format");
-            events.warning(Some(name), "InspectFailed", &message);
+            events.warning(name, "InspectFailed", &message);
             Trouble { reason: "InvalidImageName".into(), message }
         })?;
-        let policy = container.image_pull_policy.as_deref().unwrap_or(default_policy(&image));
+        let policy = asked.policy.unwrap_or(default_policy(&image));
         if policy != "Always" {
             let found = self.inspect(&image).await.map_err(|e| {
                 let message = format!("Failed to inspect image {image:?}: {e}");
-                events.warning(Some(name), "InspectFailed", &message);
+                events.warning(name, "InspectFailed", &message);
                 Trouble {
                     reason: "ImageInspectError".into(),
                     message,
@@ -81,12 +90,12 @@ impl Images {
             if let Some(found) = found {
                 let text =
                     format!("Container image {wanted:?} already present on machine and can be accessed by the pod");
-                events.normal(Some(name), "Pulled", &text);
+                events.normal(name, "Pulled", &text);
                 return Ok(found);
             }
             if policy == "Never" {
                 let message = format!("Container image {wanted:?} is not present with pull policy of Never");
-                events.warning(Some(name), "ErrImageNeverPull", &message);
+                events.warning(name, "ErrImageNeverPull", &message);
                 return Err(Trouble {
                     reason: "ErrImageNeverPull".into(),
                     message,
@@ -112,7 +121,7 @@ impl Images {
         pod: &Pod,
         wanted: &str,
         image: &str,
-        container: &str,
+        container: Option<&str>,
         events: &PodEvents,
         sandbox: &v1::PodSandboxConfig,
         auth: &[v1::AuthConfig],
@@ -124,13 +133,13 @@ impl Images {
             && backoff.until(backoff.raised, now, MAX).is_some()
         {
             let message = format!("Back-off pulling image {wanted:?}");
-            events.normal(Some(container), "BackOff", &message);
+            events.normal(container, "BackOff", &message);
             return Err(Trouble {
                 reason: "ImagePullBackOff".into(),
                 message: format!("{message}: {last}"),
             });
         }
-        events.normal(Some(container), "Pulling", &format!("Pulling image {wanted:?}"));
+        events.normal(container, "Pulling", &format!("Pulling image {wanted:?}"));
         let asked = Instant::now();
         let permit = self.pulls.acquire().await;
         let started = Instant::now();
@@ -166,7 +175,7 @@ impl Images {
                     .flatten()
                     .map_or(0, |i| i.size);
                 events.normal(
-                    Some(container),
+                    container,
                     "Pulled",
                     &format!(
                         "Successfully pulled image {wanted:?} in {} ({} including waiting). Image size: {size} bytes.",
@@ -179,7 +188,7 @@ impl Images {
             other => {
                 let error = other.err().unwrap_or_else(|| "the pulled image is gone".into());
                 events.warning(
-                    Some(container),
+                    container,
                     "Failed",
                     &format!("Failed to pull image {wanted:?}: {error}"),
                 );

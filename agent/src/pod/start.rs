@@ -2,6 +2,7 @@
 //!
 //! Called by the worker. Each failing step gives the reason under which the container waits, in upstream's words.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use steersman_cri::v1;
@@ -13,6 +14,7 @@ use crate::context::Context;
 use crate::env::fields::PodFields;
 use crate::env::{EnvInputs, environment, expand};
 use crate::events::PodEvents;
+use crate::images::{Present, Wanted};
 use crate::runtime::container::{ContainerInputs, container_config, log_dir, log_path};
 use crate::volumes::{MountedVolumes, subpath};
 use crate::{hosts, lifecycle, pull_secrets};
@@ -47,18 +49,19 @@ pub async fn start(
         return Ok(());
     };
     let name = container.name.as_str();
-    let auth = pull_secrets::credentials(
-        context.objects.as_ref(),
-        pod,
-        container.image.as_deref().unwrap_or_default(),
-    );
-    let image = match context
-        .images
-        .ensure(pod, &container, events, place.config, &auth.await)
-        .await
-    {
-        Ok(image) => image,
+    let own = Wanted {
+        image: container.image.as_deref().unwrap_or_default(),
+        policy: container.image_pull_policy.as_deref(),
+        container: Some(name),
+    };
+    let pulled = async {
+        let image = pull(context, pod, &own, place, events).await?;
+        Ok((image, image_volumes(context, pod, &container, place, events).await?))
+    };
+    let (image, image_volumes) = match pulled.await {
+        Ok(pulled) => pulled,
         Err(t) => {
+            let t: Trouble = t;
             events.warning(Some(name), "Failed", &format!("Error: {}", t.reason));
             return Err(t);
         }
@@ -80,7 +83,7 @@ pub async fn start(
             services: &services,
         };
         let env = environment(pod, &container, &inputs, context.objects.as_ref()).await?;
-        let mounts = mounts(context, pod, &container, place, &env)?;
+        let mounts = mounts(context, pod, &container, place, &env, &image_volumes)?;
         let logs = log_dir(&context.pod_logs, pod, name);
         std::fs::create_dir_all(logs)
             .map_err(|e| format!("create container log directory for container {name} failed: {e}"))?;
@@ -128,6 +131,49 @@ pub async fn start(
     Ok(())
 }
 
+async fn pull(
+    context: &Context,
+    pod: &Pod,
+    wanted: &Wanted<'_>,
+    place: &Place<'_>,
+    events: &PodEvents,
+) -> Result<Present, Trouble> {
+    let auth = pull_secrets::credentials(context.objects.as_ref(), pod, wanted.image).await;
+    context.images.ensure(pod, wanted, events, place.config, &auth).await
+}
+
+/// The images of the volumes that the container mounts, by volume name.
+async fn image_volumes(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    place: &Place<'_>,
+    events: &PodEvents,
+) -> Result<BTreeMap<String, v1::ImageSpec>, Trouble> {
+    let mut images = BTreeMap::new();
+    for volume in super::spec(pod).volumes.iter().flatten() {
+        let Some(source) = &volume.image else { continue };
+        let mut mounts = container.volume_mounts.iter().flatten();
+        if !mounts.any(|m| m.name == volume.name) {
+            continue;
+        }
+        let reference = source.reference.as_deref().unwrap_or_default();
+        let wanted = Wanted {
+            image: reference,
+            policy: source.pull_policy.as_deref().filter(|p| !p.is_empty()),
+            container: None,
+        };
+        let image = pull(context, pod, &wanted, place, events).await?;
+        let spec = v1::ImageSpec {
+            image: image.id,
+            user_specified_image: reference.into(),
+            ..Default::default()
+        };
+        images.insert(volume.name.clone(), spec);
+    }
+    Ok(images)
+}
+
 /// The container whose processes an ephemeral container wants to see.
 fn target_of(pod: &Pod, wanted: &decide::Start, seen: &PodSeen) -> Option<String> {
     if wanted.kind != Kind::Ephemeral {
@@ -148,11 +194,14 @@ fn mounts(
     container: &Container,
     place: &Place<'_>,
     env: &[(String, String)],
+    images: &BTreeMap<String, v1::ImageSpec>,
 ) -> Result<Vec<v1::Mount>, String> {
     let pod_dir = context.volumes.pod_dir(super::uid(pod));
     let mut all = Vec::new();
     for (i, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        all.push(volume_mount(&pod_dir, container, i, mount, place.volumes, env)?);
+        let mut made = volume_mount(&pod_dir, container, i, mount, place.volumes, env)?;
+        made.image = images.get(&mount.name).cloned();
+        all.push(made);
     }
     let taken = |path: &str, all: &[v1::Mount]| all.iter().any(|m| m.container_path.trim_end_matches('/') == path);
     if (!place.ips.is_empty() || super::is_host_network(pod)) && !taken("/etc/hosts", &all) {
@@ -211,6 +260,14 @@ fn volume_mount(
         }
         None => mount.sub_path.clone().unwrap_or_default(),
     };
+    if volume.image {
+        return Ok(v1::Mount {
+            container_path: absolute(&mount.mount_path),
+            readonly: true,
+            image_sub_path: sub_path,
+            ..Default::default()
+        });
+    }
     let mut host = volume.path.clone();
     if !sub_path.is_empty() {
         subpath::check(&sub_path)?;
@@ -233,18 +290,21 @@ fn volume_mount(
         Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
         _ => v1::MountPropagation::PropagationPrivate,
     };
-    let path = &mount.mount_path;
     Ok(v1::Mount {
         host_path: host.display().to_string(),
-        container_path: if path.starts_with('/') {
-            path.clone()
-        } else {
-            format!("/{path}")
-        },
+        container_path: absolute(&mount.mount_path),
         readonly: mount.read_only == Some(true) || volume.read_only,
         propagation: propagation as i32,
         ..Default::default()
     })
+}
+
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
 }
 
 /// `/var/log/containers/<pod>_<namespace>_<container>-<id>.log`, where log collectors look.

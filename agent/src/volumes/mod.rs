@@ -47,6 +47,8 @@ pub struct Mounted {
     pub path: PathBuf,
     /// Containers may only read it, whatever they ask.
     pub read_only: bool,
+    /// The volume is an image: the runtime mounts it, and `path` is empty.
+    pub image: bool,
 }
 
 /// By volume name.
@@ -122,13 +124,25 @@ impl Volumes {
         if let Some(source) = &volume.empty_dir {
             let path = dir("empty-dir");
             empty_dir::setup(&path, source, group, memory).map_err(|e| e.to_string())?;
-            return Ok(Mounted { path, read_only: false });
+            return Ok(Mounted {
+                path,
+                read_only: false,
+                image: false,
+            });
         }
         if let Some(source) = &volume.host_path {
             host_path::check(Path::new(&source.path), source.type_.as_deref().unwrap_or_default())?;
             return Ok(Mounted {
                 path: source.path.clone().into(),
                 read_only: false,
+                image: false,
+            });
+        }
+        if volume.image.is_some() {
+            return Ok(Mounted {
+                path: PathBuf::new(),
+                read_only: true,
+                image: true,
             });
         }
         let (kind, in_memory) = if volume.config_map.is_some() {
@@ -157,7 +171,11 @@ impl Volumes {
             .await
             .map_err(|e| e.to_string())?
             .map_err(|e| e.to_string())?;
-        Ok(Mounted { path, read_only: true })
+        Ok(Mounted {
+            path,
+            read_only: true,
+            image: false,
+        })
     }
 
     /// Unmounts everything of the pod and removes its directory. Succeeds when nothing is there.
