@@ -1,0 +1,2 @@
+//! Needed for the manifest's build dependencies to count.
+fn main() {}
