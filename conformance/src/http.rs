@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Cluster, Kubectl};
+use crate::{Cluster, Kubectl, Watch};
 
 /// The API server as curl reaches it.
 #[derive(Clone, Debug)]
@@ -78,29 +78,8 @@ impl Http {
     /// When curl cannot be started or gets no answer.
     #[must_use]
     pub fn send(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
-        let mut command = Command::new("curl");
-        command
-            .args([
-                "-sS",
-                "--max-time",
-                "30",
-                "-X",
-                method,
-                "-w",
-                "\n%{http_code}",
-                "--cacert",
-            ])
-            .arg(self.cluster.pki("ca.crt"));
-        if self.admin {
-            command
-                .arg("--cert")
-                .arg(self.cluster.pki("admin.crt"))
-                .arg("--key")
-                .arg(self.cluster.pki("admin.key"));
-        }
-        for header in headers {
-            command.args(["-H", header]);
-        }
+        let mut command = self.curl(headers);
+        command.args(["--max-time", "30", "-X", method, "-w", "\n%{http_code}"]);
         if !body.is_empty() {
             command.args(["--data-binary", "@-"]);
         }
@@ -122,6 +101,42 @@ impl Http {
             code: code.parse().unwrap_or_default(),
             body: body.to_owned(),
         }
+    }
+
+    /// Opens a watch: `path` with its query, headers as for [`Http::send`]. It lives at most two minutes.
+    ///
+    /// # Panics
+    /// When curl cannot be started.
+    #[must_use]
+    pub fn watch(&self, path: &str, headers: &[&str]) -> Watch {
+        let mut command = self.curl(headers);
+        command
+            .args(["--no-buffer", "--max-time", "120"])
+            .arg(format!("{}{path}", self.server));
+        Watch::follow(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("curl starts"),
+        )
+    }
+
+    /// curl with this client's credentials and these headers.
+    fn curl(&self, headers: &[&str]) -> Command {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--cacert"]).arg(self.cluster.pki("ca.crt"));
+        if self.admin {
+            command
+                .arg("--cert")
+                .arg(self.cluster.pki("admin.crt"))
+                .arg("--key")
+                .arg(self.cluster.pki("admin.key"));
+        }
+        for header in headers {
+            command.args(["-H", header]);
+        }
+        command
     }
 
     /// A request with a JSON body of a media type, or none.

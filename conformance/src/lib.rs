@@ -8,15 +8,19 @@ pub mod cluster;
 pub mod examples;
 pub mod http;
 pub mod kubectl;
+pub mod maps;
 pub mod namespace;
 pub mod process;
 pub mod wait;
+pub mod watch;
 
 pub use cluster::Cluster;
 pub use http::Http;
 pub use kubectl::{Kubectl, Output};
+pub use maps::Maps;
 pub use namespace::Namespace;
 pub use wait::eventually;
+pub use watch::Watch;
 
 /// The test web server of `hack/images`: answers `GET /` with its host name and version.
 pub const WEB_IMAGE: &str = "steersman.local/web:1";

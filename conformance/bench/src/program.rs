@@ -12,6 +12,17 @@ pub fn pid(cluster: &Cluster, name: &str) -> Result<i32> {
     cluster.pid(name).with_context(|| format!("{name} does not run"))
 }
 
+/// [`pid`], once it runs: a program that lost its lease while it slept is just being started again.
+pub async fn awaited(cluster: &Cluster, name: &str) -> Result<i32> {
+    for _ in 0..600 {
+        if let Some(pid) = cluster.pid(name) {
+            return Ok(pid);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    pid(cluster, name)
+}
+
 /// CPU seconds that a process has used so far.
 pub fn cpu(pid: i32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;

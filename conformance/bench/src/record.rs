@@ -8,8 +8,8 @@ use anyhow::Result;
 use crate::compare::{Row, table};
 
 /// The section stands between these lines; nothing outside them is touched.
-const BEGIN: &str = "<!-- BENCH:BEGIN -->";
-const END: &str = "<!-- BENCH:END -->";
+const BEGIN: &str = "<!-- bench:begin -->";
+const END: &str = "<!-- bench:end -->";
 
 /// Writes the section, with date, commit and machine.
 pub fn write(repo: &Path, rows: &[Row], rounds: usize) -> Result<()> {

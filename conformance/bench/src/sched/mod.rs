@@ -18,7 +18,7 @@ use steersman_conformance::process::{Background, signal};
 
 use crate::figure::{Report, percentile};
 use crate::h2::{Connection, Lines};
-use crate::program::{Asleep, command_line, cpu, memory, pid};
+use crate::program::{Asleep, awaited, command_line, cpu, memory};
 use crate::{api, load};
 use shapes::{NAMESPACES, PRIORITY, Placed, Shape};
 
@@ -47,7 +47,8 @@ pub async fn run(cluster: &Cluster, program: Option<&Path>, only: Option<&str>, 
     {
         api::json(&client, "POST", classes, Some(&class)).await?;
     }
-    let words = command_line(pid(cluster, "kube-scheduler")?)?;
+    awaited(cluster, "kube-controller-manager").await?;
+    let words = command_line(awaited(cluster, "kube-scheduler").await?)?;
     let (own, arguments) = words.split_first().context("an empty command line")?;
     let program = program.map_or_else(|| PathBuf::from(own), Path::to_path_buf);
     let _asleep = Asleep::put(cluster, &["kube-controller-manager", "kube-scheduler"]);
@@ -87,7 +88,7 @@ async fn one(cluster: &Cluster, client: &Client, mut command: Command, shape: &S
     if shape.before_fit {
         first.wait(shape.before).await.context("the pods before")?;
     } else {
-        wait_until_refused(client, shape.before).await?;
+        wait_until_refused(client, NAMESPACES[0], shape.before).await?;
     }
     drop(first);
 
@@ -103,6 +104,11 @@ async fn one(cluster: &Cluster, client: &Client, mut command: Command, shape: &S
     let placed = placed(client).await?;
     if !(shape.holds)(&placed) {
         bail!("the pods are bound, but not where they may or should be");
+    }
+    if let Some(pod) = shape.refused_pod {
+        api::json(client, "POST", &pods(NAMESPACES[1]), Some(&pod())).await?;
+        let refused = wait_until_refused(client, NAMESPACES[1], 1).await;
+        refused.context("the scheduler does not know the constraint")?;
     }
     let thousands = shape.measured as f64 / 1000.0;
     report.higher(shape.name, "pods/s", thousands * 1000.0 / took);
@@ -192,16 +198,20 @@ impl Bound {
     }
 }
 
-/// Until every pod that fits nowhere has been told so.
-async fn wait_until_refused(client: &Client, count: usize) -> Result<()> {
+/// Until so many pods have been found to fit nowhere.
+async fn wait_until_refused(client: &Client, namespace: &str, count: usize) -> Result<()> {
     let begin = Instant::now();
+    let pending = format!("{}?fieldSelector=spec.nodeName%3D", pods(namespace));
     loop {
-        let list = api::json(client, "GET", &pods(NAMESPACES[0]), None).await?;
+        let list = api::json(client, "GET", &pending, None).await?;
         let refused = items(&list)
             .filter(|p| p.pointer("/status/conditions/0/reason").and_then(Value::as_str) == Some("Unschedulable"))
             .count();
         if refused >= count {
             return Ok(());
+        }
+        if items(&list).count() < count {
+            bail!("a pod that fits nowhere was bound");
         }
         if begin.elapsed() > LIMIT {
             bail!("{refused} of {count} pods found unschedulable after {LIMIT:?}");

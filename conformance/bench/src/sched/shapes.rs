@@ -17,6 +17,8 @@ pub struct Shape {
     pub before_fit: bool,
     pub before_pod: fn() -> Value,
     pub measured_pod: fn() -> Value,
+    /// A pod that a scheduler which knows the shape's constraint finds unschedulable: one that ignores it is no faster.
+    pub refused_pod: Option<fn() -> Value>,
     /// Of a result that is right; gets the bound pods, of both kinds.
     pub holds: fn(&Placed) -> bool,
 }
@@ -90,6 +92,27 @@ fn spread(when: &str) -> Value {
     )
 }
 
+/// Wants to be where no pod is.
+fn lonely() -> Value {
+    let terms = json!({"requiredDuringSchedulingIgnoredDuringExecution": [term("none", "kubernetes.io/hostname")]});
+    pod(
+        "100m",
+        &json!({"color": "other"}),
+        json!({"affinity": {"podAffinity": terms}}),
+    )
+}
+
+/// Wants to be spread over what no node has.
+fn nowhere() -> Value {
+    let constraint = json!({"maxSkew": 1, "topologyKey": "example.com/nothing", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"color": "other"}}});
+    pod(
+        "100m",
+        &json!({"color": "other"}),
+        json!({"topologySpreadConstraints": [constraint]}),
+    )
+}
+
 fn always(_: &Placed) -> bool {
     true
 }
@@ -115,6 +138,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: plain,
         measured_pod: plain,
+        refused_pod: None,
         holds: always,
     },
     Shape {
@@ -126,6 +150,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: plain,
         measured_pod: plain,
+        refused_pod: None,
         holds: always,
     },
     Shape {
@@ -137,6 +162,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: plain,
         measured_pod: node_affinity,
+        refused_pod: None,
         holds: always,
     },
     Shape {
@@ -148,6 +174,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: || required("podAntiAffinity", "green", "kubernetes.io/hostname"),
         measured_pod: || required("podAntiAffinity", "green", "kubernetes.io/hostname"),
+        refused_pod: Some(lonely),
         holds: |placed| placed.most_on_one_node() <= 1,
     },
     Shape {
@@ -159,6 +186,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: || required("podAffinity", "blue", "topology.kubernetes.io/zone"),
         measured_pod: || required("podAffinity", "blue", "topology.kubernetes.io/zone"),
+        refused_pod: Some(lonely),
         holds: always,
     },
     Shape {
@@ -170,6 +198,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: || preferred("podAffinity", "red"),
         measured_pod: || preferred("podAffinity", "red"),
+        refused_pod: Some(lonely),
         // Without the preference nothing brings two pods together.
         holds: |placed| placed.most_on_one_node() >= 10,
     },
@@ -182,6 +211,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: || preferred("podAntiAffinity", "yellow"),
         measured_pod: || preferred("podAntiAffinity", "yellow"),
+        refused_pod: Some(lonely),
         holds: |placed| placed.most_on_one_node() <= 6,
     },
     Shape {
@@ -193,6 +223,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: plain,
         measured_pod: || spread("DoNotSchedule"),
+        refused_pod: Some(nowhere),
         holds: skew_at_most_five,
     },
     Shape {
@@ -204,6 +235,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: plain,
         measured_pod: || spread("ScheduleAnyway"),
+        refused_pod: Some(nowhere),
         holds: always,
     },
     Shape {
@@ -215,6 +247,7 @@ pub const ALL: &[Shape] = &[
         before_fit: true,
         before_pod: || pod("900m", &json!({}), json!({})),
         measured_pod: || pod("3000m", &json!({}), json!({"priorityClassName": PRIORITY})),
+        refused_pod: None,
         // A node has four cores: one of the new pods and one of the old.
         holds: |placed| placed.before.len() <= 500 && placed.most_on_one_node() <= 2,
     },
@@ -227,6 +260,7 @@ pub const ALL: &[Shape] = &[
         before_fit: false,
         before_pod: || pod("9", &json!({}), json!({"priorityClassName": PRIORITY})),
         measured_pod: plain,
+        refused_pod: None,
         holds: always,
     },
 ];
