@@ -22,6 +22,8 @@ pub struct Controller {
     /// In kube-system; whose rights the controller has with `--use-service-account-credentials`.
     pub service_account: &'static str,
     pub start: Start,
+    /// Whether `--controllers=*` means it as well.
+    pub on: bool,
 }
 
 impl Controller {
@@ -32,6 +34,37 @@ impl Controller {
             alias,
             service_account,
             start,
+            on: true,
+        }
+    }
+
+    /// Runs only when `--controllers` names it.
+    #[must_use]
+    pub const fn off(self) -> Self {
+        Self { on: false, ..self }
+    }
+}
+
+/// How fast pods are moved away from nodes that fell silent.
+#[derive(Clone, Debug)]
+pub struct Eviction {
+    /// `--node-eviction-rate`: nodes per second and zone.
+    pub rate: f64,
+    /// `--secondary-node-eviction-rate`: the same in a zone in trouble.
+    pub secondary_rate: f64,
+    /// `--large-cluster-size-threshold`: with no more nodes than that, a zone in trouble is left alone.
+    pub large_cluster: usize,
+    /// `--unhealthy-zone-threshold`: the part of not ready nodes that means trouble.
+    pub unhealthy_zone_threshold: f64,
+}
+
+impl Default for Eviction {
+    fn default() -> Self {
+        Self {
+            rate: 0.1,
+            secondary_rate: 0.01,
+            large_cluster: 50,
+            unhealthy_zone_threshold: 0.55,
         }
     }
 }
@@ -51,6 +84,11 @@ pub struct Settings {
     pub node_monitor_grace: Duration,
     /// `--node-startup-grace-period`.
     pub node_startup_grace: Duration,
+    pub eviction: Eviction,
+    /// `--cluster-cidr`, cut for nodes; empty without `--allocate-node-cidrs`.
+    pub pod_ranges: Vec<crate::node_ipam::Pool>,
+    /// `--terminated-pod-gc-threshold`.
+    pub terminated_pod_threshold: usize,
 }
 
 impl Default for Settings {
@@ -62,6 +100,9 @@ impl Default for Settings {
             node_monitor_period: Duration::from_secs(5),
             node_monitor_grace: Duration::from_secs(50),
             node_startup_grace: Duration::from_secs(60),
+            eviction: Eviction::default(),
+            pod_ranges: Vec::new(),
+            terminated_pod_threshold: 12500,
         }
     }
 }

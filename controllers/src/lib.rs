@@ -13,25 +13,33 @@
 
 pub mod act;
 pub mod app;
+pub mod bootstrap;
 pub mod context;
-pub mod crew;
 pub mod csr;
+pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod fleet;
 pub mod garbage;
+pub mod history;
 pub mod job;
 pub mod labels;
 pub mod namespace;
+pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod nodes;
 pub mod own;
 pub mod owners;
+pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
+pub mod role_aggregation;
 pub mod root_ca;
 pub mod serviceaccount;
+pub mod statefulset;
 pub mod taint_eviction;
 pub mod templates;
 pub mod tokens;
@@ -41,20 +49,28 @@ use context::{Context, Controller};
 /// Every controller, in the order in which they start: name, older name, service account, start.
 #[rustfmt::skip]
 pub static ALL: &[Controller] = &[
+    Controller::new("bootstrap-signer-controller", "bootstrapsigner", "bootstrap-signer", bootstrap::start_signer).off(),
     Controller::new("certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller", csr::approve::start),
     Controller::new("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", csr::sign::start),
+    Controller::new("clusterrole-aggregation-controller", "clusterrole-aggregation", "clusterrole-aggregation-controller", role_aggregation::start),
+    Controller::new("daemonset-controller", "daemonset", "daemon-set-controller", daemonset::start),
     Controller::new("deployment-controller", "deployment", "deployment-controller", deployment::start),
     Controller::new("endpoints-controller", "endpoint", "endpoint-controller", endpoints::start),
     Controller::new("endpointslice-controller", "endpointslice", "endpointslice-controller", endpointslice::start),
+    Controller::new("endpointslice-mirroring-controller", "endpointslicemirroring", "endpointslicemirroring-controller", endpointslice_mirroring::start),
     Controller::new("garbage-collector-controller", "garbagecollector", "generic-garbage-collector", garbage::start),
     Controller::new("job-controller", "job", "job-controller", job::start),
     Controller::new("namespace-controller", "namespace", "namespace-controller", namespace::start),
+    Controller::new("node-ipam-controller", "nodeipam", "node-controller", node_ipam::start),
     Controller::new("node-lifecycle-controller", "nodelifecycle", "node-controller", node_lifecycle::start),
+    Controller::new("pod-garbage-collector-controller", "podgc", "pod-garbage-collector", pod_gc::start),
     Controller::new("replicaset-controller", "replicaset", "replicaset-controller", replicaset::start),
     Controller::new("replicationcontroller-controller", "replicationcontroller", "replication-controller", replicaset::start_replication),
     Controller::new("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", root_ca::start),
     Controller::new("serviceaccount-controller", "serviceaccount", "service-account-controller", serviceaccount::start),
+    Controller::new("statefulset-controller", "statefulset", "statefulset-controller", statefulset::start),
     Controller::new("taint-eviction-controller", "taint-eviction-controller", "node-controller", taint_eviction::start),
+    Controller::new("token-cleaner-controller", "tokencleaner", "token-cleaner", bootstrap::start_cleaner).off(),
 ];
 
 /// What a controller's start gets: see [`Context`].

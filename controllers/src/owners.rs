@@ -104,8 +104,22 @@ pub fn follow<T: Typed, O: Object>(
     queue: WorkQueue<Key>,
     selects: impl Fn(&T, &ObjectMeta) -> bool + Send + Sync + 'static,
 ) {
+    follow_some(dependents, owners, queue, selects, |_| true);
+}
+
+/// The same for those changes that `matters` says.
+pub fn follow_some<T: Typed, O: Object>(
+    dependents: &Informer<O>,
+    owners: &Informer<T>,
+    queue: WorkQueue<Key>,
+    selects: impl Fn(&T, &ObjectMeta) -> bool + Send + Sync + 'static,
+    matters: impl Fn(&Event<O>) -> bool + Send + Sync + 'static,
+) {
     let owners = owners.clone();
     dependents.on_event(move |event| {
+        if !matters(event) {
+            return;
+        }
         for object in event.old().into_iter().chain([event.object()]) {
             match controller_of(object.meta()) {
                 Some(_) => {

@@ -113,16 +113,15 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
-/// Pure: the shortest time among the tolerations in use; each taint needs one.
+/// Pure: the shortest time among the tolerations in use. Each taint needs one; of several the first counts.
 #[must_use]
 pub fn decide(tolerations: &[Toleration], taints: &[Taint]) -> Stay {
     let mut shortest: Option<i64> = None;
     for taint in taints {
-        let mut covering = tolerations.iter().filter(|t| tolerates(t, taint)).peekable();
-        if covering.peek().is_none() {
+        let Some(covering) = tolerations.iter().find(|t| tolerates(t, taint)) else {
             return Stay::NotAtAll;
-        }
-        for seconds in covering.filter_map(|t| t.toleration_seconds) {
+        };
+        if let Some(seconds) = covering.toleration_seconds {
             shortest = Some(shortest.map_or(seconds, |s| s.min(seconds)));
         }
     }
@@ -242,6 +241,8 @@ mod tests {
         assert_eq!(decide(&both, &taints), Stay::For(Duration::from_secs(30)));
         assert_eq!(decide(&[toleration("", None)], &taints), Stay::Forever);
         assert_eq!(decide(&[toleration("", Some(0))], &taints), Stay::NotAtAll);
+        let first = [toleration("", None), toleration("a", Some(1))];
+        assert_eq!(decide(&first, &taints), Stay::Forever);
     }
 
     #[test]

@@ -7,30 +7,21 @@ use anyhow::Context as _;
 use clap::{ArgAction, Parser};
 use steersman_runtime::flags::{LeaderFlags, LoggingFlags, ServingFlags, duration};
 
-use crate::context::{Controller, Settings};
+use crate::context::{Controller, Eviction, Settings};
+use crate::node_ipam::{Cidr, Pool};
 
 /// Upstream's controllers that are not written yet: `--controllers` may name them, so that command lines can be shared.
 pub(super) const ELSEWHERE: &[&str] = &[
-    "bootstrap-signer-controller",
-    "bootstrapsigner",
     "certificatesigningrequest-cleaner-controller",
     "csrcleaner",
-    "clusterrole-aggregation-controller",
-    "clusterrole-aggregation",
     "cronjob-controller",
     "cronjob",
-    "daemonset-controller",
-    "daemonset",
     "disruption-controller",
     "disruption",
-    "endpointslice-mirroring-controller",
-    "endpointslicemirroring",
     "ephemeral-volume-controller",
     "ephemeral-volume",
     "horizontal-pod-autoscaler-controller",
     "horizontalpodautoscaling",
-    "node-ipam-controller",
-    "nodeipam",
     "persistent-volume-attach-detach-controller",
     "persistentvolume-attach-detach-controller",
     "attachdetach",
@@ -38,16 +29,10 @@ pub(super) const ELSEWHERE: &[&str] = &[
     "persistentvolume-binder",
     "persistentvolume-expander-controller",
     "persistentvolume-expander",
-    "pod-garbage-collector-controller",
-    "podgc",
     "resourcequota-controller",
     "resourcequota",
     "serviceaccount-token-controller",
     "serviceaccount-token",
-    "statefulset-controller",
-    "statefulset",
-    "token-cleaner-controller",
-    "tokencleaner",
     "ttl-after-finished-controller",
     "ttl-after-finished",
     "ttl-controller",
@@ -97,13 +82,34 @@ pub struct Flags {
     /// How long a starting node may be silent before it is marked unhealthy.
     #[arg(long, default_value = "1m0s", value_parser = duration, value_name = "DURATION")]
     pub node_startup_grace_period: Duration,
+    /// Number of nodes per second on which pods are deleted in case of node failure when a zone is healthy.
+    #[arg(long, default_value_t = 0.1, value_name = "RATE")]
+    pub node_eviction_rate: f64,
+    /// The same when a zone is unhealthy; 0 when the cluster is smaller than --large-cluster-size-threshold.
+    #[arg(long, default_value_t = 0.01, value_name = "RATE")]
+    pub secondary_node_eviction_rate: f64,
+    /// Number of nodes from which eviction logic treats the cluster as large.
+    #[arg(long, default_value_t = 50, value_name = "COUNT")]
+    pub large_cluster_size_threshold: usize,
+    /// Fraction of nodes in a zone which needs to be not ready (minimum 3) for the zone to be treated as unhealthy.
+    #[arg(long, default_value_t = 0.55, value_name = "FRACTION")]
+    pub unhealthy_zone_threshold: f64,
+    /// Number of terminated pods that can exist before the terminated pod garbage collector starts deleting them; 0: none are.
+    #[arg(long, default_value_t = 12500, value_name = "COUNT")]
+    pub terminated_pod_gc_threshold: i32,
     /// CIDR range of pods; of use only with --allocate-node-cidrs.
     #[arg(long, default_value = "", value_name = "CIDR")]
     pub cluster_cidr: String,
+    /// Mask size for node cidr in cluster: IPv4.
+    #[arg(long, alias = "node-cidr-mask-size", default_value_t = 24, value_name = "BITS")]
+    pub node_cidr_mask_size_ipv4: u8,
+    /// Mask size for node cidr in cluster: IPv6.
+    #[arg(long, default_value_t = 64, value_name = "BITS")]
+    pub node_cidr_mask_size_ipv6: u8,
     /// CIDR range of services; of use only with --allocate-node-cidrs.
     #[arg(long, default_value = "", value_name = "CIDR")]
     pub service_cluster_ip_range: String,
-    /// Assign pod CIDRs to nodes. Only false for now.
+    /// Assign pod CIDRs to nodes.
     #[arg(long, default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
     pub allocate_node_cidrs: bool,
     /// Directory with flex volume plugins; of use only to the attach-detach controller, which does not exist yet.
@@ -125,9 +131,11 @@ impl Flags {
     /// # Errors
     /// When a file is missing or a value not supported; one line.
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        if self.allocate_node_cidrs {
-            anyhow::bail!("--allocate-node-cidrs=true is not supported yet: let the CNI plugin assign pod CIDRs");
-        }
+        let pod_ranges = if self.allocate_node_cidrs {
+            self.pod_ranges()?
+        } else {
+            Vec::new()
+        };
         let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("open {}", path.display()));
         let root_ca = self
             .root_ca_file
@@ -153,7 +161,30 @@ impl Flags {
             node_monitor_period: self.node_monitor_period,
             node_monitor_grace: self.node_monitor_grace_period,
             node_startup_grace: self.node_startup_grace_period,
+            eviction: Eviction {
+                rate: self.node_eviction_rate,
+                secondary_rate: self.secondary_node_eviction_rate,
+                large_cluster: self.large_cluster_size_threshold,
+                unhealthy_zone_threshold: self.unhealthy_zone_threshold,
+            },
+            pod_ranges,
+            terminated_pod_threshold: usize::try_from(self.terminated_pod_gc_threshold).unwrap_or(0),
         })
+    }
+
+    fn pod_ranges(&self) -> anyhow::Result<Vec<Pool>> {
+        let parse = |text: &str| -> anyhow::Result<Vec<Cidr>> {
+            let parts = text.split(',').filter(|part| !part.is_empty());
+            parts.map(|part| part.parse().map_err(anyhow::Error::msg)).collect()
+        };
+        let services = parse(&self.service_cluster_ip_range)?;
+        let ranges = parse(&self.cluster_cidr)?;
+        if ranges.is_empty() {
+            anyhow::bail!("--cluster-cidr is required with --allocate-node-cidrs");
+        }
+        let (v4, v6) = (self.node_cidr_mask_size_ipv4, self.node_cidr_mask_size_ipv6);
+        let pools = ranges.into_iter().map(|range| Pool::new(range, v4, v6, &services));
+        pools.map(|pool| pool.map_err(anyhow::Error::msg)).collect()
     }
 
     /// # Errors

@@ -147,7 +147,7 @@ fn selected(names: &[String]) -> Result<Vec<&'static Controller>, String> {
             None if is(controller, name) => Some(true),
             _ => None,
         });
-        explicit.unwrap_or_else(|| names.iter().any(|name| name == "*"))
+        explicit.unwrap_or_else(|| controller.on && names.iter().any(|name| name == "*"))
     };
     Ok(ALL.iter().filter(wanted).collect())
 }
@@ -163,9 +163,11 @@ mod tests {
 
     #[test]
     fn a_star_means_all_and_a_minus_takes_one_out() {
-        assert_eq!(names(&["*"]).map(|n| n.len()), Ok(ALL.len()));
+        let on = ALL.iter().filter(|c| c.on).count();
+        assert_eq!(names(&["*"]).map(|n| n.len()), Ok(on));
         let without = names(&["*", "-deployment"]).unwrap_or_default();
-        assert!(!without.contains(&"deployment-controller") && without.len() == ALL.len() - 1);
+        assert!(!without.contains(&"deployment-controller") && without.len() == on - 1);
+        assert!(names(&["*", "tokencleaner"]).is_ok_and(|n| n.contains(&"token-cleaner-controller")));
         assert_eq!(names(&["deployment-controller"]), Ok(vec!["deployment-controller"]));
     }
 

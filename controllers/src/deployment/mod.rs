@@ -10,7 +10,7 @@
 
 pub mod decide;
 mod revision;
-mod rollout;
+pub mod rollout;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,8 @@ pub(super) fn is_recreate(deployment: &Deployment) -> bool {
 }
 
 /// A number, or a percentage of `total` rounded up or down; nonsense counts as 0.
-pub(super) fn scaled(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
+#[must_use]
+pub fn scaled(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
     match value {
         None => 0,
         Some(IntOrString::Int(number)) => *number,

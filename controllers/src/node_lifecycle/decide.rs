@@ -150,10 +150,21 @@ fn is(taint: &Taint, key: &str, effect: &str) -> bool {
     taint.key == key && taint.effect == effect
 }
 
+/// Whether pods may be moved away from a node now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    Go,
+    /// Not yet.
+    Wait,
+    /// Not at all: taints that would are taken away.
+    Stop,
+}
+
 /// The node's taints as its conditions ask for; `None` when it has them. Other taints stay as they are. A NoExecute
-/// taint where there was none is added only when `may_evict`; exchanging one for the other is always possible.
+/// taint where there was none is added only when the pace allows it; exchanging one for the other is possible while
+/// waiting.
 #[must_use]
-pub fn taints(node: &Node, may_evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
+pub fn taints(node: &Node, pace: Pace, now: Timestamp) -> Option<Vec<Taint>> {
     let before = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
     let true_now = |kind: &str| condition(node, kind).is_some_and(|c| c.status == "True");
     let mut schedule: Vec<&str> = PRESSURE
@@ -185,7 +196,7 @@ pub fn taints(node: &Node, may_evict: bool, now: Timestamp) -> Option<Vec<Taint>
                 schedule.contains(&taint.key.as_str()) || (silent_yet && taint.key == NOT_READY)
             }
             "NoExecute" if [NOT_READY, UNREACHABLE].contains(&taint.key.as_str()) => {
-                trouble == Some(taint.key.as_str())
+                trouble == Some(taint.key.as_str()) && pace != Pace::Stop
             }
             _ => true,
         };
@@ -210,7 +221,7 @@ pub fn taints(node: &Node, may_evict: bool, now: Timestamp) -> Option<Vec<Taint>
         }
     }
     if let Some(key) = trouble
-        && (may_evict || evicting)
+        && (pace == Pace::Go || pace == Pace::Wait && evicting)
         && !after.iter().any(|t| is(t, key, "NoExecute"))
     {
         after.push(Taint {

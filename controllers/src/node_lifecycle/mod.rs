@@ -4,13 +4,14 @@
 //! seconds each node's last sign of life (lease or status) is compared with the grace period; a change of a node is
 //! handled at once. [`decide`] is pure. Evicting pods from tainted nodes is [`crate::taint_eviction`]'s business.
 //!
-//! What stays true: ages are measured on our own clock, from when *we* saw a sign of life; at most one node per ten
-//! seconds gets a NoExecute taint (two at once are possible after a quiet time), and none while no node at all is
-//! ready: then it is more likely that we are the ones who are cut off. Rates per zone come later.
+//! What stays true: ages are measured on our own clock, from when *we* saw a sign of life; NoExecute taints come no
+//! faster than [`zones`] allows, and none are there while no node at all is ready: then it is more likely that we are the
+//! ones who are cut off.
 
 pub mod decide;
 #[cfg(test)]
 mod tests;
+pub mod zones;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,11 +33,10 @@ use tracing::{info, warn};
 use crate::act::{Action, Executor};
 use crate::context::{Context, Settings};
 use crate::pods;
-use decide::{Health, judge};
+use decide::{Health, Pace, judge};
+use zones::{Change, Zones};
 
 const LEASES: &str = "kube-node-lease";
-/// Seconds between two nodes that get a NoExecute taint (upstream's --node-eviction-rate 0.1).
-const EVICT_EVERY: f64 = 10.0;
 
 struct Lifecycle {
     nodes: Informer<Node>,
@@ -53,8 +53,7 @@ struct Memory {
     health: BTreeMap<String, Health>,
     /// Known nodes and their UIDs, for the registration events.
     known: BTreeMap<String, String>,
-    /// When the next NoExecute taint may be set.
-    next_eviction: Option<Instant>,
+    zones: Zones,
 }
 
 /// See the module.
@@ -106,10 +105,24 @@ impl Lifecycle {
     async fn round(&self, memory: &mut Memory) {
         let nodes = self.nodes.list();
         self.announce(memory, &nodes).await;
-        let none_ready = !nodes.is_empty() && nodes.iter().all(|node| !decide::is_ready(node));
+        match memory
+            .zones
+            .look(nodes.iter().map(Arc::as_ref), &self.settings.eviction)
+        {
+            Change::AllLost => {
+                info!("Controller detected that all Nodes are not-Ready. Entering master disruption mode");
+            }
+            Change::Back => {
+                info!("Controller detected that some Nodes are Ready. Exiting master disruption mode");
+                // What looked like silence may have been our own deafness.
+                let now = Timestamp::now();
+                memory.health.values_mut().for_each(|health| health.alive_at = now);
+            }
+            Change::Nothing => {}
+        }
         for node in nodes {
             let name = node.metadata.name.clone().unwrap_or_default();
-            if let Err(error) = self.one(memory, &node, none_ready).await {
+            if let Err(error) = self.one(memory, &node).await {
                 // The next round tries again from what the caches then say.
                 if !error.is_not_found() && !error.is_conflict() {
                     warn!(node = name, %error, "node lifecycle");
@@ -143,7 +156,7 @@ impl Lifecycle {
         let _ = self.executor.run(notes).await;
     }
 
-    async fn one(&self, memory: &mut Memory, node: &Arc<Node>, none_ready: bool) -> Result<(), ApiError> {
+    async fn one(&self, memory: &mut Memory, node: &Arc<Node>) -> Result<(), ApiError> {
         let name = node.metadata.name.clone().unwrap_or_default();
         let lease = self.leases.get(LEASES, &name);
         let now = Timestamp::now();
@@ -161,11 +174,18 @@ impl Lifecycle {
                 self.executor.one(self::note(&name, &uid, "NodeNotReady", text)).await?;
             }
         }
-        let may_evict = !none_ready && memory.next_eviction.is_none_or(|at| Instant::now() >= at);
-        if let Some(taints) = decide::taints(&current, may_evict, now) {
+        let zone = zones::of(&current);
+        let pace = if memory.zones.all_lost() {
+            Pace::Stop
+        } else if memory.zones.may_evict(&zone, Instant::now()) {
+            Pace::Go
+        } else {
+            Pace::Wait
+        };
+        if let Some(taints) = decide::taints(&current, pace, now) {
             self.write_taints(&current, &taints).await?;
             if decide::evicts(&taints) && !decide::evicts(current.spec.iter().flat_map(|s| s.taints.iter().flatten())) {
-                memory.next_eviction = Some(Instant::now() + std::time::Duration::from_secs_f64(EVICT_EVERY));
+                memory.zones.evicted(&zone, Instant::now());
             }
         }
         if decide::ready_status(&current) == Some("Unknown") {

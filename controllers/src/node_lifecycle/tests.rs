@@ -18,6 +18,10 @@ fn node(ready: Option<&str>, heartbeat: i64) -> Node {
     Node::from_value(&value).unwrap()
 }
 
+fn pace(may: bool) -> Pace {
+    if may { Pace::Go } else { Pace::Wait }
+}
+
 fn lease(renewed: i64) -> Lease {
     let time = format!("{}", at(renewed).strftime("%Y-%m-%dT%H:%M:%S.000000Z"));
     Lease::from_value(&json!({"metadata": {"name": "n"}, "spec": {"renewTime": time}})).unwrap()
@@ -76,7 +80,7 @@ fn a_node_that_never_spoke_has_a_minute_from_its_creation() {
 #[test]
 fn a_silent_node_is_tainted_unreachable_and_a_ready_one_not_at_all() {
     let keys = |node: &Node, may: bool| -> Vec<(String, String)> {
-        decide::taints(node, may, at(0))
+        decide::taints(node, pace(may), at(0))
             .unwrap_or_default()
             .into_iter()
             .map(|t| (t.key, t.effect))
@@ -93,8 +97,12 @@ fn a_silent_node_is_tainted_unreachable_and_a_ready_one_not_at_all() {
     );
     assert_eq!(keys(&unknown, false), [(unreachable, "NoSchedule".to_owned())]);
     let mut back = node(Some("True"), 0);
-    back.spec.as_mut().unwrap().taints = decide::taints(&unknown, true, at(0));
-    assert_eq!(decide::taints(&back, true, at(1)), Some(Vec::new()));
+    let mut tainted = unknown.clone();
+    tainted.spec.as_mut().unwrap().taints = decide::taints(&unknown, Pace::Go, at(0));
+    let left = decide::taints(&tainted, Pace::Stop, at(1)).unwrap();
+    assert!(left.iter().all(|taint| taint.effect == "NoSchedule"));
+    back.spec.as_mut().unwrap().taints = decide::taints(&unknown, Pace::Go, at(0));
+    assert_eq!(decide::taints(&back, Pace::Go, at(1)), Some(Vec::new()));
 }
 
 proptest! {
@@ -118,12 +126,12 @@ proptest! {
         if tainted {
             spec.taints = Some(vec![foreign.clone()]);
         }
-        if let Some(taints) = decide::taints(&node, may, at(0)) {
+        if let Some(taints) = decide::taints(&node, pace(may), at(0)) {
             node.spec.as_mut().unwrap().taints = Some(taints);
         }
         let now = node.spec.as_ref().unwrap().taints.clone().unwrap_or_default();
         prop_assert_eq!(now.contains(&foreign), tainted);
         prop_assert_eq!(evicts(&now), may && matches!(ready, Some("False" | "Unknown")));
-        prop_assert_eq!(decide::taints(&node, may, at(9)), None);
+        prop_assert_eq!(decide::taints(&node, pace(may), at(9)), None);
     }
 }
