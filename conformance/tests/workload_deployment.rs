@@ -145,8 +145,9 @@ fn a_failing_container_restarts_with_back_off_and_tells_how_it_ended() {
     });
     assert_eq!(status("/lastState/terminated/exitCode"), json!(3));
     assert_eq!(status("/lastState/terminated/reason"), json!("Error"));
-    // Reason and message of one reading: the wait may be over at the next.
-    let waiting = eventually("it waits before the next start", 120, || {
+    // Reason and message of one reading: the wait may be over at the next. Upstream's kubelet shows it only when it looks
+    // at the pod again while the container waits: in the fourth wait at the latest, which is longer than a minute.
+    let waiting = eventually("it waits before the next start", 300, || {
         let waiting = status("/state/waiting");
         if waiting["reason"] == "CrashLoopBackOff" {
             Ok(waiting)

@@ -30,6 +30,17 @@ fn walk(one: &Value, other: &Value, path: &mut String) -> Option<String> {
         (Value::Array(a), Value::Array(b)) => (0..a.len().max(b.len()))
             .filter(|i| a.get(*i) != b.get(*i))
             .find_map(|i| step(&i.to_string(), a.get(i), b.get(i))),
+        (Value::String(a), Value::String(b)) => {
+            // Long texts: from shortly before they part.
+            let equal = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+            let part = |text: &str| {
+                text.chars()
+                    .skip(equal.saturating_sub(30))
+                    .take(120)
+                    .collect::<String>()
+            };
+            Some(format!("{path}: {:?} and {:?}", part(a), part(b)))
+        }
         (a, b) => Some(format!("{path}: {} and {}", shown(Some(a)), shown(Some(b)))),
     }
 }
@@ -56,5 +67,8 @@ mod tests {
             Some("/b: nothing and {}")
         );
         assert_eq!(first(&json!([1]), &json!({})).as_deref(), Some(": [1] and {}"));
+        let long = |end: &str| json!(format!("{}{end}", "x".repeat(200)));
+        let expected = format!(": \"{0}1\" and \"{0}2\"", "x".repeat(30));
+        assert_eq!(first(&long("1"), &long("2")).as_deref(), Some(expected.as_str()));
     }
 }

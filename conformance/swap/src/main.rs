@@ -53,6 +53,9 @@ struct Arguments {
     /// Run cells anew that were run with the same programs and suites before
     #[arg(long)]
     again: bool,
+    /// Use the suites that an earlier run built
+    #[arg(long)]
+    no_build: bool,
     /// Name the cells and their results, and run nothing
     #[arg(long)]
     list: bool,
@@ -98,7 +101,7 @@ fn main() -> Result<()> {
         }
         return Ok(());
     }
-    let suites = suites::prepare(&place, &arguments.suites)?;
+    let suites = suites::prepare(&place, &arguments.suites, !arguments.no_build)?;
     let mut red = 0;
     for cell in chosen {
         let name = cell.to_string();

@@ -21,53 +21,56 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Name and test program, by name.
 pub type Suites = BTreeMap<String, PathBuf>;
 
-/// Builds the black-box suites and copies the wanted ones (by name, or by the beginning of it up to an underscore), so
-/// that a later build changes nothing under a run.
+/// Builds the black-box suites and copies them, so that a later build changes nothing under a run; gives the wanted ones
+/// (by name, or by the beginning of it up to an underscore).
 ///
 /// # Errors
 /// The build fails, or a wanted suite does not exist.
-pub fn prepare(place: &Place, wanted: &[String]) -> Result<Suites> {
+pub fn prepare(place: &Place, wanted: &[String], build: bool) -> Result<Suites> {
+    let folder = place.state.join("suites");
+    std::fs::create_dir_all(&folder)?;
+    if build {
+        copy_built(&place.repo, &folder)?;
+    }
+    let mut known = Suites::new();
+    for entry in std::fs::read_dir(&folder)? {
+        let entry = entry?;
+        known.insert(entry.file_name().to_string_lossy().into_owned(), entry.path());
+    }
+    let mut suites = Suites::new();
+    for pattern in wanted {
+        let fits = |name: &str| name == pattern || (pattern.ends_with('_') && name.starts_with(pattern.as_str()));
+        let fitting: Suites = known
+            .iter()
+            .filter(|(n, _)| fits(n))
+            .map(|(n, f)| (n.clone(), f.clone()))
+            .collect();
+        if fitting.is_empty() {
+            let all: Vec<String> = known.into_keys().collect();
+            bail!("no suite is called {pattern}; there are: {}", all.join(" "));
+        }
+        suites.extend(fitting);
+    }
+    Ok(suites)
+}
+
+fn copy_built(repo: &Path, folder: &Path) -> Result<()> {
+    let arguments = "test --package steersman-conformance --tests --no-run --message-format=json --quiet";
     let output = Command::new("cargo")
-        .current_dir(&place.repo)
-        .args([
-            "test",
-            "--package",
-            "steersman-conformance",
-            "--tests",
-            "--no-run",
-            "--message-format=json",
-            "--quiet",
-        ])
+        .current_dir(repo)
+        .args(arguments.split(' '))
         .stderr(Stdio::inherit())
         .output()
         .context("starting cargo")?;
     if !output.status.success() {
         bail!("the suites do not build");
     }
-    let built = executables(&String::from_utf8_lossy(&output.stdout));
-    let folder = place.state.join("suites");
-    std::fs::create_dir_all(&folder)?;
-    let mut suites = Suites::new();
-    for pattern in wanted {
-        let before = suites.len();
-        for (name, file) in &built {
-            if name == pattern || (pattern.ends_with('_') && name.starts_with(pattern.as_str())) {
-                let copy = folder.join(name);
-                // Not over a file that may be running.
-                let fresh = folder.join(format!("{name}.new"));
-                std::fs::copy(file, &fresh)?;
-                std::fs::rename(&fresh, &copy)?;
-                suites.insert(name.clone(), copy);
-            }
-        }
-        if suites.len() == before {
-            bail!(
-                "no suite is called {pattern}; there are: {}",
-                built.keys().cloned().collect::<Vec<_>>().join(" ")
-            );
-        }
+    std::fs::remove_dir_all(folder)?;
+    std::fs::create_dir_all(folder)?;
+    for (name, file) in executables(&String::from_utf8_lossy(&output.stdout)) {
+        std::fs::copy(file, folder.join(name))?;
     }
-    Ok(suites)
+    Ok(())
 }
 
 /// The test programs that cargo says it built.

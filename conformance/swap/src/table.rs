@@ -6,8 +6,8 @@ use crate::cells::Cell;
 use crate::record::Record;
 
 /// The section stands between these lines; nothing outside them is touched.
-const BEGIN: &str = "<!-- SWAP:BEGIN -->";
-const END: &str = "<!-- SWAP:END -->";
+const BEGIN: &str = "<!-- swap:begin -->";
+const END: &str = "<!-- swap:end -->";
 
 /// The section's text for what is known of each cell.
 #[must_use]
