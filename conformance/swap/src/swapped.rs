@@ -1,5 +1,8 @@
 //! A cell of the swap: the cluster comes up with this mixture of programs, runs a Deployment, and passes the suites.
 
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use steersman_conformance::{Namespace, WEB_IMAGE, eventually};
 
 use crate::findings::Findings;
@@ -42,12 +45,29 @@ pub fn runs_a_deployment() -> Result<(), String> {
     Ok(())
 }
 
+/// Suites that run at a time: they wait more than they compute.
+const AT_A_TIME: usize = 3;
+
 /// Runs every suite against the cluster in `state`; logs go into `logs`.
-pub fn run_suites(findings: &mut Findings, suites: &Suites, state: &std::path::Path, logs: &std::path::Path) {
-    for (name, program) in suites {
-        match suites::run(name, program, state, &logs.join(format!("{name}.log"))) {
-            Ok(outcome) => findings.suite(name, outcome),
-            Err(e) => findings.failed.push(format!("{name}: {e:#}")),
+pub fn run_suites(findings: &mut Findings, suites: &Suites, state: &Path, logs: &Path) {
+    let waiting = Mutex::new(suites.iter());
+    let findings = Mutex::new(findings);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                // A lock of its own, so that others may take theirs while this one runs.
+                while let Some((name, program)) = lock(&waiting).next() {
+                    match suites::run(name, program, state, &logs.join(format!("{name}.log"))) {
+                        Ok(outcome) => lock(&findings).suite(name, outcome),
+                        Err(e) => lock(&findings).failed.push(format!("{name}: {e:#}")),
+                    }
+                }
+            });
         }
-    }
+    });
+}
+
+/// What a panicking thread left is still what was found.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
