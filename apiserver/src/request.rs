@@ -115,6 +115,7 @@ async fn stages(api: &Arc<Api>, call: Arc<Call>) -> Result<Response<Body>, Statu
         return Ok(respond::page_not_found());
     }
     let target = resolve(api, info)?;
+    warn_of_age(&authorized, &target);
     if !target.subresource.is_empty() {
         return subresources::serve(api, &authorized, &target).await;
     }
@@ -254,6 +255,16 @@ fn resolve(api: &Api, info: &RequestInfo) -> Result<Target, Status> {
         return Err(Status::method_not_allowed());
     }
     Ok(Target::of(resource.clone(), info))
+}
+
+/// Some kinds are served although newer ones took their place.
+fn warn_of_age(ticket: &Authorized, target: &Target) {
+    let text = match (target.resource.group(), target.resource.plural()) {
+        ("", "endpoints") => "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+        ("", "componentstatuses") => "v1 ComponentStatus is deprecated in v1.19+",
+        _ => return,
+    };
+    ticket.call().warn(text);
 }
 
 /// What an authorizer is asked about a request.

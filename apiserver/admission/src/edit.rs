@@ -42,3 +42,12 @@ pub(crate) fn suffix(random: u64) -> String {
 pub(crate) fn flag(object: &Value, pointer: &str) -> Option<bool> {
     object.pointer(pointer).and_then(Value::as_bool)
 }
+
+/// Why no object can have this name, in the words of upstream's client, which then does not even ask.
+pub fn bad_name(name: &str) -> Option<String> {
+    let faults = steersman_schema::name::path_segment(name);
+    (!faults.is_empty()).then(|| {
+        let name = steersman_schema::field::quote(name);
+        format!("invalid resource name {name}: [{}]", faults.join(" "))
+    })
+}

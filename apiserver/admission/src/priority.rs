@@ -93,11 +93,10 @@ impl Priority {
                 resolved.value
             ))));
         }
-        let given = text(pod, "/spec/preemptionPolicy");
-        if let Some(policy) = resolved
-            .preemption
-            .as_deref()
-            .filter(|p| !given.is_empty() && *p != given)
+        // An empty text is a policy too, if one that is never right.
+        let given = pod.pointer("/spec/preemptionPolicy").and_then(Value::as_str);
+        if let (Some(policy), Some(given)) = (resolved.preemption.as_deref(), given)
+            && policy != given
         {
             return Err(Box::new(request.forbidden(format!(
                 "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission \

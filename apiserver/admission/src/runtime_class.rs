@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use steersman_auth::lister::{items, text};
+use steersman_schema::field::quote;
 use steersman_schema::quantity::Quantity;
 use steersman_schema::status::Status;
 
-use crate::edit::part_mut;
+use crate::edit::{bad_name, part_mut};
 use crate::{Cluster, Operation, Plugin, Request, Surroundings};
 
 struct RuntimeClass {
@@ -38,11 +39,14 @@ impl RuntimeClass {
         if let Some(class) = find() {
             return Ok(Some(class));
         }
+        if let Some(why) = bad_name(name) {
+            return Err(Box::new(Status::new(500, "", why)));
+        }
         self.cluster
             .refresh()
             .await
             .map_err(|why| Box::new(Status::internal(why)))?;
-        let missing = || Box::new(request.forbidden(format!("pod rejected: RuntimeClass {name:?} not found")));
+        let missing = || Box::new(request.forbidden(format!("pod rejected: RuntimeClass {} not found", quote(name))));
         find().ok_or_else(missing).map(Some)
     }
 }

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use steersman_auth::authz::node::references;
 use steersman_auth::lister::{items, text};
 use steersman_auth::token::WARN_ONLY_SECONDS;
+use steersman_schema::field::quote;
 use steersman_schema::status::Status;
 
-use crate::edit::{flag, list_in, part_mut, suffix};
+use crate::edit::{bad_name, flag, list_in, part_mut, suffix};
 use crate::{Cluster, Operation, Plugin, Request, Surroundings};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -49,6 +50,13 @@ impl ServiceAccount {
         if let Some(account) = find() {
             return Ok(account);
         }
+        let looking = |why: String| {
+            let place = &request.namespace;
+            Box::new(request.forbidden(format!("error looking up service account {place}/{name}: {why}")))
+        };
+        if let Some(why) = bad_name(name) {
+            return Err(looking(why));
+        }
         let attempts = if name == "default" { DEFAULT_ATTEMPTS } else { 1 };
         // 100 to 200 ms, so that many waiting pods do not look in step.
         let pause = Duration::from_millis(100 + request.random % 100);
@@ -64,10 +72,7 @@ impl ServiceAccount {
                 return Ok(account);
             }
         }
-        Err(Box::new(request.forbidden(format!(
-            "error looking up service account {}/{name}: serviceaccount {name:?} not found",
-            request.namespace
-        ))))
+        Err(looking(format!("serviceaccount {} not found", quote(name))))
     }
 
     async fn check(&self, request: &Request) -> Result<(), Box<Status>> {

@@ -8,7 +8,7 @@ use crate::{Column, Context, Kind, Status, Table, diff, meta, nothing, selector}
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 use steersman_schema::name;
 use steersman_types::LabelSelector;
 
@@ -64,8 +64,11 @@ spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
 fn default(claim: &mut Value) {
     if let Some(status) = child(claim, "status") {
         set_if_empty(status, "phase", "Pending");
+        resources::round_up(status.get_mut("capacity"));
+        resources::round_up(status.get_mut("allocatedResources"));
     }
     if let Some(spec) = child(claim, "spec") {
+        crate::pod::defaults::round_requirements(spec);
         set_default(spec, "volumeMode", "Filesystem");
     }
 }
@@ -286,6 +289,15 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
     errors
 }
 
+/// How far a claim's growing may be.
+const RESIZE: &[&str] = &[
+    "ControllerResizeInfeasible",
+    "ControllerResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizePending",
+];
+
 fn validate_status(new: &Value, _: &Value) -> FieldErrors {
     let path = Path::new("status");
     let mut errors = Vec::new();
@@ -295,22 +307,46 @@ fn validate_status(new: &Value, _: &Value) -> FieldErrors {
     {
         return errors;
     }
-    for part in ["capacity", "allocatedResources"] {
-        for (resource, amount) in new
-            .at("/status")
-            .get(part)
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-        {
-            let place = path.child(part).key(resource);
-            errors.extend(resources::non_negative(
-                &quantity(amount.as_str().unwrap_or_default()),
-                &place,
-            ));
+    let amount_fault = |amount: &Value, place: &Path| {
+        let size = quantity(amount.as_str().unwrap_or_default()).value();
+        (size < 0).then(|| FieldError::invalid(place, size, "must be a valid resource quantity"))
+    };
+    for (resource, amount) in new.entries("/status/capacity").into_iter().flatten() {
+        errors.extend(amount_fault(amount, &path.child("capacity").key(resource)));
+    }
+    let place = path.child("allocatedResourceStatuses");
+    for (resource, state) in new.entries("/status/allocatedResourceStatuses").into_iter().flatten() {
+        errors.extend(resource_key(resource, &place));
+        if !state.as_str().is_some_and(|s| RESIZE.contains(&s)) {
+            errors.push(FieldError::not_supported(&place, resource, RESIZE));
         }
     }
+    let place = path.child("allocatedResources");
+    for (resource, amount) in new.entries("/status/allocatedResources").into_iter().flatten() {
+        let found = resource_key(resource, &place);
+        if found.is_empty() {
+            let at = place.key(resource);
+            match amount_fault(amount, &at) {
+                Some(fault) => errors.push(fault),
+                None => errors.extend(resources::validate_quantity(
+                    "storage",
+                    amount.as_str().unwrap_or_default(),
+                    &at,
+                )),
+            }
+        }
+        errors.extend(found);
+    }
     errors
+}
+
+/// Faults of a resource's name in a claim's status: among Kubernetes' own there is only storage.
+fn resource_key(resource: &str, path: &Path) -> FieldErrors {
+    let found = invalid(path, resource, name::qualified_name(resource));
+    if found.is_empty() && resources::is_native(resource) && resource != "storage" {
+        return vec![FieldError::not_supported(path, BadValue::plain(resource), &["storage"])];
+    }
+    found
 }
 
 /// `RWO,ROX`: each mode once, in a fixed order.

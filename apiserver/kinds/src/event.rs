@@ -314,6 +314,7 @@ fn strict_update(new: &Value, old: &Value) -> FieldErrors {
                 a if matches!(key, "involvedObject" | "related") && !a.is_null() => {
                     BadValue::Raw(crate::internal::compact("ObjectReference", a))
                 }
+                a if key == "source" && !a.is_null() => BadValue::Raw(crate::internal::compact("EventSource", a)),
                 other => BadValue::from(other),
             };
             errors.push(FieldError::invalid(&Path::new(shown), value, "field is immutable"));

@@ -1,9 +1,9 @@
 //! The generic [`Kind`] of every resource without a file of its own, made from the table of facts.
 //!
 //! It knows metadata's rules, keeps `status` apart where there is such a subresource, counts generations for kinds with
-//! a `spec`; [`others`] adds defaults, columns and selectable fields. What it does not know: the kind's own validation.
+//! a `spec`; [`others`] adds defaults, validation, columns and selectable fields.
 
-use crate::view::{put_back, remove};
+use crate::view::remove;
 use crate::{Context, Kind, Status, meta, nothing, others};
 use serde_json::Value;
 use steersman_schema::facts::facts;
@@ -42,6 +42,7 @@ pub fn others(own: &[&'static Kind]) -> Vec<&'static Kind> {
             continue;
         }
         let id = format!("{}/{}", resource.group, resource.plural);
+        let rules = others::rules(&id);
         let status = resource.subresources.iter().any(|s| &*s.name == "status");
         let kind = Kind {
             group: &resource.group,
@@ -52,17 +53,22 @@ pub fn others(own: &[&'static Kind]) -> Vec<&'static Kind> {
             prepare_create: match id.as_str() {
                 "/persistentvolumes" => others::pending_volume,
                 "apiextensions.k8s.io/customresourcedefinitions" => others::stored_versions,
+                "storage.k8s.io/csidrivers" => |driver, _| others::drop_gated(driver, None),
                 _ if status => drop_status,
                 _ => nothing::prepare_create,
             },
-            prepare_update: nothing::prepare_update,
-            validate: nothing::validate,
-            validate_update: nothing::validate_update,
-            warnings: nothing::warnings,
-            validate_name: meta::name_subdomain,
+            prepare_update: match id.as_str() {
+                "storage.k8s.io/csidrivers" => |new, old, _| others::drop_gated(new, Some(old)),
+                _ => nothing::prepare_update,
+            },
+            validate: rules.map_or(nothing::validate, |r| r.validate),
+            validate_update: rules.map_or(nothing::validate_update, |r| r.validate_update),
+            warnings: rules.map_or(nothing::warnings, |r| r.warnings),
+            validate_name: rules.map_or(meta::name_subdomain, |r| r.validate_name),
             status: status.then_some(Status {
-                prepare: keep_all_but_status,
-                validate: nothing::validate_update,
+                // The request path has put back everything but status and metadata.
+                prepare: rules.map_or(nothing::prepare_update, |r| r.prepare_status),
+                validate: rules.map_or(nothing::validate_update, |r| r.validate_status),
             }),
             updates: &[],
             generation: counts(&resource.group, &resource.plural),
@@ -97,14 +103,4 @@ fn counts(group: &str, plural: &str) -> bool {
 
 fn drop_status(object: &mut Value, _: &Context) {
     remove(object, "status");
-}
-
-fn keep_all_but_status(new: &mut Value, old: &Value, _: &Context) {
-    let keys: Vec<String> = old.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
-    for key in keys
-        .iter()
-        .filter(|k| !matches!(k.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
-    {
-        put_back(new, old, key);
-    }
 }

@@ -107,7 +107,6 @@ fn collect(fields: &[Field], object: &Map<String, Value>, around: &Map<String, V
         let shown = match found {
             None if field.zero == "{}" => node(field.inner, &Value::Null, object),
             None => Node::Text(field.zero.to_owned()),
-            Some(Value::Array(list)) if list.is_empty() => Node::Text("null".into()),
             Some(Value::Array(list)) => Node::List(list.iter().map(|v| node(field.inner, v, object)).collect()),
             Some(value) => node(field.inner, value, object),
         };

@@ -632,7 +632,7 @@ fn template_change(new: &Value, old: &Value, path: &Path) -> Option<FieldError> 
         false => (path, after, before, "PodTemplateSpec"),
     };
     let shown = BadValue::Raw(internal::compact(name, after));
-    (!same(after, &before)).then(|| FieldError::invalid(&path, shown, "field is immutable"))
+    (!equal(after, &before)).then(|| FieldError::invalid(&path, shown, "field is immutable"))
 }
 
 /// A pointer to one of upstream's internal structs.
@@ -827,7 +827,8 @@ fn row(job: &Value, now: &Timestamp) -> Vec<Value> {
     let time = |key: &str| job.text(&format!("/status/{key}")).parse::<Timestamp>().ok();
     let duration = match (time("startTime"), time("completionTime")) {
         (None, _) => String::new(),
-        (Some(start), end) => table::human(end.unwrap_or(*now).as_second() - start.as_second()),
+        (Some(start), Some(end)) => table::human(end.as_second() - start.as_second()),
+        (Some(_), None) => table::since(job.text("/status/startTime"), now),
     };
     let status = if condition(job, "Complete") {
         "Complete"

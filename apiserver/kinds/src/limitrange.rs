@@ -1,6 +1,6 @@
 //! LimitRanges: smallest, largest and usual amounts of resources in a namespace. Admission applies them.
 
-use crate::resources::{self, is_overcommittable, quantity};
+use crate::resources::{self, is_overcommittable, quantity, round_up};
 use crate::view::{View, child, each_mut, set_default};
 use crate::{Kind, meta, nothing};
 use serde_json::{Map, Value};
@@ -17,7 +17,15 @@ pub static KIND: Kind = Kind {
     kind: "LimitRange",
     plural: "limitranges",
     default,
-    prepare_create: nothing::prepare_create,
+    // Without a name it gets one that nobody else has.
+    prepare_create: |range, _| {
+        if range.text("/metadata/name").is_empty() {
+            let own = range.text("/metadata/uid").to_string();
+            if let Some(metadata) = child(range, "metadata") {
+                crate::view::set(metadata, "name", own);
+            }
+        }
+    },
     prepare_update: nothing::prepare_update,
     validate,
     validate_update: |new, _| validate(new),
@@ -41,6 +49,11 @@ spec: {limits: [{type: Container, max: {cpu: '2'}, default: {cpu: '1'}}]}
 };
 
 fn default(range: &mut Value) {
+    for item in each_mut(range, "/spec/limits") {
+        for key in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+            round_up(item.get_mut(key));
+        }
+    }
     for item in each_mut(range, "/spec/limits").filter(|i| i.text("/type") == "Container") {
         for (from, to) in [
             ("max", "default"),

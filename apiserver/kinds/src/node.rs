@@ -61,6 +61,10 @@ fn default(node: &mut Value) {
             set(spec, "podCIDR", first);
         }
     }
+    if let Some(status) = node.get_mut("status") {
+        resources::round_up(status.get_mut("capacity"));
+        resources::round_up(status.get_mut("allocatable"));
+    }
     if let Some(status) = node.get_mut("status")
         && status.has("/capacity")
         && !status.has("/allocatable")

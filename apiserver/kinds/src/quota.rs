@@ -27,7 +27,11 @@ pub static KIND: Kind = Kind {
     version: "v1",
     kind: "ResourceQuota",
     plural: "resourcequotas",
-    default: nothing::default,
+    default: |quota| {
+        for (part, key) in [("spec", "hard"), ("status", "hard"), ("status", "used")] {
+            resources::round_up(quota.get_mut(part).and_then(|p| p.get_mut(key)));
+        }
+    },
     prepare_create: |quota, _| set(quota, "status", json!({})),
     prepare_update: |new, old, _| put_back(new, old, "status"),
     validate,

@@ -193,7 +193,11 @@ fn validate_binding(binding: &Value, namespaced: bool) -> FieldErrors {
     let mut errors = Vec::new();
     let group = binding.text("/roleRef/apiGroup");
     if group != GROUP {
-        errors.push(FieldError::not_supported(&path.child("apiGroup"), group, &[GROUP]));
+        errors.push(FieldError::not_supported(
+            &path.child("apiGroup"),
+            BadValue::plain(group),
+            &[GROUP],
+        ));
     }
     let kinds: &[&str] = if namespaced {
         &["Role", "ClusterRole"]
@@ -202,7 +206,11 @@ fn validate_binding(binding: &Value, namespaced: bool) -> FieldErrors {
     };
     let kind = binding.text("/roleRef/kind");
     if !kinds.contains(&kind) {
-        errors.push(FieldError::not_supported(&path.child("kind"), kind, kinds));
+        errors.push(FieldError::not_supported(
+            &path.child("kind"),
+            BadValue::plain(kind),
+            kinds,
+        ));
     }
     let role = binding.text("/roleRef/name");
     if role.is_empty() {
@@ -240,17 +248,23 @@ fn validate_subject(subject: &Value, namespaced: bool, path: &Path) -> FieldErro
                 );
             }
             if !group.is_empty() {
-                errors.push(FieldError::not_supported(&place, group, &[""]));
+                errors.push(FieldError::not_supported(&place, BadValue::plain(group), &[""]));
             }
             if !namespaced && subject.text("/namespace").is_empty() {
                 errors.push(FieldError::required(&path.child("namespace"), ""));
             }
         }
-        "User" | "Group" if group != GROUP => errors.push(FieldError::not_supported(&place, group, &[GROUP])),
+        "User" | "Group" if group != GROUP => {
+            errors.push(FieldError::not_supported(&place, BadValue::plain(group), &[GROUP]))
+        }
         "User" | "Group" => {}
         other => {
             let kinds = ["ServiceAccount", "User", "Group"];
-            errors.push(FieldError::not_supported(&path.child("kind"), other, &kinds));
+            errors.push(FieldError::not_supported(
+                &path.child("kind"),
+                BadValue::plain(other),
+                &kinds,
+            ));
         }
     }
     errors

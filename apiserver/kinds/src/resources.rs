@@ -1,6 +1,7 @@
 //! Names and amounts of compute resources (`cpu`, `hugepages-2Mi`, `example.com/gpu`), as pods, nodes, limits and
 //! quotas share them.
 
+use serde_json::Value;
 use steersman_schema::field::{FieldError, FieldErrors, Path};
 use steersman_schema::name;
 use steersman_schema::quantity::{Format, Quantity};
@@ -26,6 +27,27 @@ const COUNTS: &[&str] = &[
 /// Parses a quantity that decoding has accepted; what is none reads as zero.
 pub fn quantity(text: &str) -> Quantity {
     Quantity::parse(text).unwrap_or(Quantity::from_value(0, Format::DecimalSI))
+}
+
+/// Rounds every amount of a resource list up to thousandths, as upstream's defaulting does.
+pub fn round_up(list: Option<&mut Value>) {
+    for amount in list
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flat_map(|l| l.values_mut())
+    {
+        // Amounts are canonical here: only these can be finer than thousandths.
+        let fine = |t: &&str| t.ends_with(['n', 'u']) || t.contains("e-");
+        let Some(text) = amount.as_str().filter(fine) else {
+            continue;
+        };
+        let exact = quantity(text);
+        if !exact.is_milli() {
+            *amount = Quantity::from_milli(exact.milli_value(), exact.format())
+                .to_string()
+                .into();
+        }
+    }
 }
 
 pub fn is_hugepages(resource: &str) -> bool {

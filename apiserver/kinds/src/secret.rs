@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
 use steersman_schema::codec::check_json;
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 use steersman_schema::name;
 use x509_parser::pem::Pem;
 
@@ -208,7 +208,7 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
     if new.text("/type") != old.text("/type") {
         errors.push(FieldError::invalid(
             &Path::new("type"),
-            new.text("/type"),
+            BadValue::typed(new.text("/type")),
             "field is immutable",
         ));
     }

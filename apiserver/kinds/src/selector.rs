@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 use steersman_schema::name;
 use steersman_types::LabelSelector;
 
@@ -33,7 +33,7 @@ pub fn validate(selector: &LabelSelector, lenient: bool, path: &Path) -> FieldEr
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => errors.push(FieldError::invalid(
                 &path.child("operator"),
-                other,
+                BadValue::typed(other),
                 "not a valid selector operator",
             )),
         }
@@ -121,7 +121,7 @@ pub fn format_map(labels: &Value) -> String {
 
 /// The JSON of a selector with fields in upstream's order, as messages show it.
 pub fn shown(selector: &Value) -> steersman_schema::field::BadValue {
-    use steersman_schema::field::{BadValue, go_json};
+    use steersman_schema::field::go_json;
     if !selector.is_object() {
         return BadValue::Json(Value::Null);
     }

@@ -10,7 +10,7 @@ use crate::{Column, Context, Kind, Status, Table, meta, nothing, selector};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, quote};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, go_json, quote};
 use steersman_schema::name;
 
 const AFFINITY_DEFAULT: i64 = 10_800;
@@ -100,6 +100,11 @@ fn default(service: &mut Value) {
         _ => {}
     }
     set_if_empty(spec, "type", "ClusterIP");
+    // It routes nothing itself. Anything but the known policies is left for validation.
+    let policy = spec.text("/internalTrafficPolicy");
+    if spec.text("/type") == "ExternalName" && matches!(policy, "Cluster" | "Local") {
+        remove(spec, "internalTrafficPolicy");
+    }
     for port in each_mut(spec, "/ports") {
         set_if_empty(port, "protocol", "TCP");
         let target = port.at("/targetPort");
@@ -603,7 +608,8 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
     let balanced = |s: &Value| kind(s) == "LoadBalancer";
     let class = new.at("/spec/loadBalancerClass");
     if balanced(new) && balanced(old) && class != old.at("/spec/loadBalancerClass") {
-        errors.push(FieldError::invalid(&path.child("loadBalancerClass"), class, FIXED));
+        let shown = BadValue::Raw(go_json(class));
+        errors.push(FieldError::invalid(&path.child("loadBalancerClass"), shown, FIXED));
     }
     let port = |s: &Value| s.int("/spec/healthCheckNodePort");
     if needs_health_check(new) && needs_health_check(old) && port(new) != port(old) {

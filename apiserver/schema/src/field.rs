@@ -151,6 +151,17 @@ impl<T: Into<BadValue>> From<Option<T>> for BadValue {
     }
 }
 
+impl BadValue {
+    /// A text whose type in Go is no plain string (an enumeration, say): upstream prints it as JSON.
+    pub fn typed(text: &str) -> Self {
+        Self::Raw(go_json(&Value::from(text)))
+    }
+    /// A plain string, where a constructor would take it for a typed one.
+    pub fn plain(text: &str) -> Self {
+        Self::Raw(quote(text))
+    }
+}
+
 impl FieldError {
     fn new(kind: ErrorType, path: &Path, bad_value: BadValue, detail: impl Into<String>) -> Self {
         Self {
@@ -183,7 +194,12 @@ impl FieldError {
             let quoted: Vec<String> = supported.iter().map(|v| quote(v)).collect();
             format!("supported values: {}", quoted.join(", "))
         };
-        Self::new(ErrorType::NotSupported, path, value.into(), detail)
+        // Values of enumerations are no plain strings in Go: they are printed as JSON.
+        let value = match value.into() {
+            BadValue::Json(text @ Value::String(_)) => BadValue::Raw(go_json(&text)),
+            other => other,
+        };
+        Self::new(ErrorType::NotSupported, path, value, detail)
     }
     pub fn forbidden(path: &Path, detail: impl Into<String>) -> Self {
         Self::new(ErrorType::Forbidden, path, "".into(), detail)

@@ -530,7 +530,7 @@ pub fn ip_warnings(path: &Path, text: &str) -> Vec<String> {
 }
 
 /// An address block: the address as written, and the length of the prefix.
-fn parse_cidr_sloppy(text: &str) -> Option<(IpAddr, u8)> {
+pub fn parse_cidr_sloppy(text: &str) -> Option<(IpAddr, u8)> {
     let (address, length) = text.split_once('/')?;
     let v6 = address.contains(':');
     let ip = parse_ip_sloppy(address)?;

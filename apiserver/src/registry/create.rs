@@ -108,7 +108,9 @@ async fn once(
     let (admitted, reservation) = prepare(api, ticket, target, object, options, &admission).await?;
     if options.dry_run {
         hooks::release(api, reservation).await;
-        return Ok(admitted.into_object());
+        let mut object = admitted.into_object();
+        object::as_stored(resource, &mut object);
+        return Ok(object);
     }
     call.stage("store");
     match store(api, target, admitted).await {
@@ -183,7 +185,11 @@ fn check(ticket: &Authorized, target: &Target, object: &mut Value) -> Result<(),
         .to_owned();
     let errors = (resource.kind.validate)(object);
     let own = meta::validate_create(object, resource.facts.namespaced, resource.kind.validate_name);
-    let errors: Vec<_> = own.into_iter().chain(errors).collect();
+    let errors: Vec<_> = if meta::comes_last(resource.kind) && !errors.is_empty() {
+        errors
+    } else {
+        own.into_iter().chain(errors).collect()
+    };
     if !errors.is_empty() {
         // Upstream names the stored kind: events of events.k8s.io are core's.
         return Err(Status::invalid(
@@ -216,6 +222,7 @@ async fn store(api: &Api, target: &Target, admitted: Admitted) -> Result<Value, 
         other => store_refusal(other, resource, &name, "create"),
     })?;
     object::set_version(&mut object, revision);
+    object::as_stored(resource, &mut object);
     Ok(object)
 }
 

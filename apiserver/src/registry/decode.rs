@@ -71,8 +71,30 @@ pub fn resource_object(
     validation: FieldValidation,
 ) -> Result<Value, Status> {
     let mut value = object(call, media, body, &resource.gvk, validation)?;
+    template_generation(resource, &value)?;
     (resource.kind.default)(&mut value);
     Ok(value)
+}
+
+/// Upstream's internal DaemonSet has a number where v1 has an annotation.
+fn template_generation(resource: &Resource, value: &Value) -> Result<(), Status> {
+    if !resource.is("apps", "daemonsets") {
+        return Ok(());
+    }
+    let annotation = value.pointer("/metadata/annotations/deprecated.daemonset.template.generation");
+    let Some(text) = annotation.and_then(Value::as_str) else {
+        return Ok(());
+    };
+    text.parse::<i64>().map(drop).map_err(|error| {
+        let why = match error.kind() {
+            std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        Status::bad_request(format!(
+            "DaemonSet in version \"v1\" cannot be handled as a DaemonSet: strconv.ParseInt: parsing {}: {why}",
+            steersman_schema::field::quote(text)
+        ))
+    })
 }
 
 /// Warns of unknown and duplicate fields, or refuses them; the error is upstream's text.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use steersman_schema::codec::{self, MediaType};
 use steersman_schema::defaults;
+use steersman_schema::facts::facts;
 use steersman_schema::status::Status;
 use steersman_storage::cache::{Cache, Object};
 
@@ -109,6 +110,17 @@ pub fn bytes(
     cache: &Cache,
     resource: &Resource,
     object: &Arc<Object>,
+/// What a client is told of an object that was just written: what reading it back would say.
+pub fn as_stored(resource: &Resource, value: &mut Value) {
+    // These two are stored as JSON, which forgets nothing.
+    if matches!(resource.group(), "apiextensions.k8s.io" | "apiregistration.k8s.io") {
+        return;
+    }
+    if let Some(ty) = facts().kind_of(&resource.api_version, &resource.gvk.kind) {
+        codec::forget::empty_lists(value, ty);
+    }
+}
+
     media: MediaType,
     form: Form,
 ) -> Result<Bytes, Status> {

@@ -159,7 +159,10 @@ impl Change<'_> {
         for _ in 0..ROUNDS {
             let outcome = self.round(&key, live.as_ref(), &make).await;
             live = match outcome {
-                Ok(Round::Done(changed)) => return Ok(changed),
+                Ok(Round::Done(mut changed)) => {
+                    object::as_stored(&target.resource, &mut changed.object);
+                    return Ok(changed);
+                }
                 Ok(Round::Lost(newer)) => newer,
                 // Judged by an old copy: look at the store before telling the client.
                 Err(status) if status.code < 500 && live.as_ref().is_some_and(|live| !live.certain) => {
@@ -342,6 +345,9 @@ impl Change<'_> {
         }
         call.stage("validate");
         let mut errors = meta::validate_update(&new, old, resource.facts.namespaced);
+        if update.is_none() {
+            errors.extend(meta::validate_again(kind, &new));
+        }
         errors.extend(match update {
             Some(update) => (update.validate)(&new, old),
             None => (kind.validate_update)(&new, old),
@@ -384,7 +390,7 @@ impl Change<'_> {
                 Err(error) => Err(store_refusal(error, resource, &target.name, "update")),
             };
         }
-        if new == live.value.as_ref() {
+        if steersman_kinds::view::equal(new, live.value.as_ref()) {
             // Nothing changes: no write, same resourceVersion; but only if that is still the newest.
             if !live.certain && !self.options.dry_run {
                 let newer = self.certain_look(key).await?;

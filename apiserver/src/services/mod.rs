@@ -21,7 +21,7 @@ pub use addresses::{first_address, ip_address_object};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     pub addresses: Vec<String>,
-    pub ports: Vec<u16>,
+    pub ports: Vec<i64>,
 }
 
 /// The allocator.
@@ -78,12 +78,9 @@ impl Services {
             }
             self.families(service)?;
             self.take_addresses(api, service, old, dry_run, taken).await?;
-        } else if text(service, "/spec/type") == "ExternalName"
-            && let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut)
-        {
-            for key in ["ipFamilies", "ipFamilyPolicy", "clusterIPs"] {
-                spec.remove(key);
-            }
+        } else {
+            // It may have none of them; validation says so.
+            steersman_kinds::service::pair_addresses(service, old);
         }
         self.take_ports(api, service, old, dry_run, taken).await
     }
@@ -125,7 +122,7 @@ impl Services {
             families.push(other(&families[0]));
         }
         let mut errors = FieldErrors::new();
-        if !headless {
+        if !(headless && selectorless) {
             for (index, wanted) in families.iter().enumerate() {
                 if !self.ranges.iter().any(|range| family(Some(range)) == wanted) {
                     let path = Path::new("spec").child("ipFamilies").index(index);
@@ -240,7 +237,16 @@ impl Services {
         taken: &mut Taken,
     ) -> Result<(), Status> {
         let had = old.map(used).unwrap_or_default().ports;
-        let wanted = wanted_ports(service);
+        let mut wanted = wanted_ports(service);
+        if let Some(old) = old {
+            if let Some(port) = repeated(service) {
+                return Err(Status::new(500, "", format!("duplicate nodePort: {port}")));
+            }
+            if needs_health_port(old) && needs_health_port(service) {
+                // What it has is not taken again; whether it may change is a question of validation.
+                wanted.retain(|(pointer, _)| pointer != HEALTH);
+            }
+        }
         let (mut given, mut missing) = (Vec::new(), 0);
         for slot in &wanted {
             match slot.1 {
@@ -259,13 +265,13 @@ impl Services {
             .map_err(|fault| match fault {
                 ports::Fault::Refused { port, detail } => {
                     let at = wanted.iter().position(|(_, wanted)| *wanted == port).unwrap_or(0);
+                    if wanted.get(at).is_some_and(|(pointer, _)| pointer == HEALTH) {
+                        return Status::internal(format!(
+                            "failed to allocate requested HealthCheck NodePort {port}: {detail}"
+                        ));
+                    }
                     let path = Path::new("spec").child("ports").index(at).child("nodePort");
-                    Status::invalid(
-                        "",
-                        "Service",
-                        &name,
-                        &vec![FieldError::invalid(&path, i64::from(port), detail)],
-                    )
+                    Status::invalid("", "Service", &name, &vec![FieldError::invalid(&path, port, detail)])
                 }
                 ports::Fault::Full => Status::internal("failed to allocate a nodePort: range is full"),
                 ports::Fault::Store(status) => status,
@@ -332,14 +338,27 @@ fn needs_ports(service: &Value) -> bool {
     }
 }
 
+/// Where the port stands that load balancers ask whether a node has endpoints.
+const HEALTH: &str = "/spec/healthCheckNodePort";
+
+/// A node port that two ports of the Service have with the same protocol, as upstream prints it.
+fn repeated(service: &Value) -> Option<String> {
+    let mut seen = Vec::new();
+    let ports = service.pointer("/spec/ports").and_then(Value::as_array);
+    for port in ports.into_iter().flatten().filter(|_| needs_ports(service)) {
+        let number = port["nodePort"].as_i64().unwrap_or(0);
+        let one = (port["protocol"].as_str().unwrap_or_default(), number);
+        if number != 0 && seen.contains(&one) {
+            return Some(format!("{{{} {number}}}", one.0));
+        }
+        seen.push(one);
+    }
+    None
+}
+
 /// Places for node ports and what stands there; 0 is "any".
-fn wanted_ports(service: &Value) -> Vec<(String, u16)> {
-    let port = |value: Option<&Value>| {
-        value
-            .and_then(Value::as_u64)
-            .and_then(|p| u16::try_from(p).ok())
-            .unwrap_or(0)
-    };
+fn wanted_ports(service: &Value) -> Vec<(String, i64)> {
+    let port = |value: Option<&Value>| value.and_then(Value::as_i64).unwrap_or(0);
     let mut out = Vec::new();
     let may_keep = matches!(text(service, "/spec/type"), "NodePort" | "LoadBalancer");
     for (index, entry) in service
@@ -355,10 +374,7 @@ fn wanted_ports(service: &Value) -> Vec<(String, u16)> {
         }
     }
     if needs_health_port(service) {
-        out.push((
-            "/spec/healthCheckNodePort".to_owned(),
-            port(service.pointer("/spec/healthCheckNodePort")),
-        ));
+        out.push((HEALTH.to_owned(), port(service.pointer(HEALTH))));
     }
     out
 }
@@ -431,21 +447,21 @@ pub fn patch_allocated_values(new: &mut Value, old: &Value) {
         let same =
             |a: &Value, b: &Value| a["name"].as_str().unwrap_or_default() == b["name"].as_str().unwrap_or_default();
         let before = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        let mut used: Vec<u64> = new["spec"]["ports"]
+        let mut used: Vec<i64> = new["spec"]["ports"]
             .as_array()
             .into_iter()
             .flatten()
-            .filter_map(|p| p["nodePort"].as_u64())
+            .filter_map(|p| p["nodePort"].as_i64())
             .filter(|p| *p != 0)
             .collect();
         for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
-            if port["nodePort"].as_u64().unwrap_or(0) != 0 {
+            if port["nodePort"].as_i64().unwrap_or(0) != 0 {
                 continue;
             }
             let kept = before
                 .iter()
                 .rfind(|b| same(b, port))
-                .and_then(|b| b["nodePort"].as_u64())
+                .and_then(|b| b["nodePort"].as_i64())
                 .filter(|p| *p != 0 && !used.contains(p));
             if let Some(kept) = kept {
                 port["nodePort"] = kept.into();
@@ -454,10 +470,7 @@ pub fn patch_allocated_values(new: &mut Value, old: &Value) {
         }
     }
     if needs_health_port(new) && needs_health_port(old) {
-        let given = new
-            .pointer("/spec/healthCheckNodePort")
-            .and_then(Value::as_u64)
-            .unwrap_or(0);
+        let given = new.pointer(HEALTH).and_then(Value::as_i64).unwrap_or(0);
         if given == 0
             && let Some(kept) = old["spec"].get("healthCheckNodePort")
         {

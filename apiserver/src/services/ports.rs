@@ -16,11 +16,13 @@ use crate::flags::PortRange;
 
 /// Rounds of compare-and-swap.
 const ROUNDS: usize = 50;
+/// What a dry run counts from.
+const DUMMY: i64 = 32_768;
 
 /// Why ports cannot be taken.
 #[derive(Debug)]
 pub(super) enum Fault {
-    Refused { port: u16, detail: String },
+    Refused { port: i64, detail: String },
     Full,
     Store(Status),
 }
@@ -41,18 +43,19 @@ impl Bitmap {
         }
     }
 
-    fn place(&self, port: u16) -> Option<(usize, u8)> {
+    fn place(&self, port: i64) -> Option<(usize, u8)> {
+        let port = u16::try_from(port).ok()?;
         (self.range.first..=self.range.last).contains(&port).then(|| {
             let n = usize::from(port - self.range.first);
             (n / 8, 1 << (n % 8))
         })
     }
 
-    fn has(&self, port: u16) -> bool {
+    fn has(&self, port: i64) -> bool {
         self.place(port).is_some_and(|(byte, bit)| self.bits[byte] & bit != 0)
     }
 
-    fn set(&mut self, port: u16, on: bool) {
+    fn set(&mut self, port: i64, on: bool) {
         if let Some((byte, bit)) = self.place(port) {
             if on {
                 self.bits[byte] |= bit;
@@ -80,10 +83,10 @@ impl Bitmap {
     }
 
     /// A free port: at random above the part that is left for ports people choose, then anywhere.
-    fn free(&self, random: u64) -> Option<u16> {
+    fn free(&self, random: u64) -> Option<i64> {
         let size = u32::from(self.range.last - self.range.first) + 1;
         let reserved = if size < 16 { 0 } else { (size / 32).clamp(16, 128) }.min(size);
-        let port = |n: u32| self.range.first + n as u16;
+        let port = |n: u32| i64::from(self.range.first) + i64::from(n);
         let upper = size - reserved;
         let start = if upper == 0 {
             0
@@ -100,12 +103,12 @@ pub(super) async fn take(
     api: &Api,
     key: &str,
     range: PortRange,
-    given: &[u16],
+    given: &[i64],
     missing: usize,
     dry_run: bool,
-) -> Result<Vec<u16>, Fault> {
-    for port in given {
-        if !(range.first..=range.last).contains(port) {
+) -> Result<Vec<i64>, Fault> {
+    for port in given.iter().filter(|_| !dry_run) {
+        if !(i64::from(range.first)..=i64::from(range.last)).contains(port) {
             let detail = format!(
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
                 range.first, range.last
@@ -123,6 +126,11 @@ pub(super) async fn take(
             }
             map.set(*port, true);
         }
+        if dry_run {
+            // As upstream has it, what nobody will use is out of range: nobody can mistake it for a port that is taken.
+            let last = given.iter().copied().max().unwrap_or(DUMMY);
+            return Ok((1..).map(|n| last + n).take(missing).collect());
+        }
         let mut got = Vec::new();
         for _ in 0..missing {
             let port = map.free(rand::random()).ok_or(Fault::Full)?;
@@ -135,7 +143,7 @@ pub(super) async fn take(
 }
 
 /// Gives ports back.
-pub(super) async fn release(api: &Api, key: &str, range: PortRange, ports: &[u16]) {
+pub(super) async fn release(api: &Api, key: &str, range: PortRange, ports: &[i64]) {
     let outcome = change(api, key, range, false, |map| {
         ports.iter().for_each(|port| map.set(*port, false));
         Ok(())

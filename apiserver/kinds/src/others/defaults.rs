@@ -1,5 +1,6 @@
 //! Defaults beyond the table's static ones (upstream: `SetDefaults_*`) of kinds without a file of their own.
 
+use crate::resources::round_up;
 use crate::view::{View, child, each_mut, set, set_default, set_if_empty};
 use serde_json::{Value, json};
 
@@ -65,6 +66,7 @@ fn volume(volume: &mut Value) {
         set_if_empty(status, "phase", "Pending");
     }
     if let Some(spec) = child(volume, "spec") {
+        round_up(spec.get_mut("capacity"));
         set_if_empty(spec, "persistentVolumeReclaimPolicy", "Retain");
         set_default(spec, "volumeMode", "Filesystem");
         if let Some(path) = spec.get_mut("hostPath").filter(|p| p.is_object()) {

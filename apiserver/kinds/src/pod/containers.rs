@@ -151,7 +151,13 @@ pub fn ephemeral(around: &Surroundings<'_>, path: &Path) -> FieldErrors {
             errors.push(FieldError::not_found(&at.child("targetContainerName"), target));
         }
         for (key, value) in container.as_object().into_iter().flatten() {
-            if !EPHEMERAL.contains(&key.as_str()) && !same(value, &Value::Null) {
+            // Only `resources` is there without anybody having set it.
+            let set = if key == "resources" {
+                !same(value, &Value::Null)
+            } else {
+                !value.is_null()
+            };
+            if set && !EPHEMERAL.contains(&key.as_str()) {
                 errors.push(FieldError::forbidden(&at.child(key), why));
             }
         }

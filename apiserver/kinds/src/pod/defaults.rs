@@ -2,6 +2,7 @@
 
 use super::amounts;
 use super::volumes::has_source;
+use crate::resources::round_up;
 use crate::view::{View, child, each_mut, remove, set, set_default, set_if_empty};
 use regex::Regex;
 use serde_json::{Value, json};
@@ -17,6 +18,18 @@ pub fn pod(pod: &mut Value) {
         }
     }
     // For pods alone, not for templates.
+    if spec.flag("/hostNetwork") {
+        for key in ["/containers", "/initContainers"] {
+            for container in each_mut(spec, key) {
+                for port in each_mut(container, "/ports") {
+                    let own = port.int("/containerPort");
+                    if port.int("/hostPort") == 0 && own != 0 {
+                        set(port, "hostPort", own);
+                    }
+                }
+            }
+        }
+    }
     if spec.int("/terminationGracePeriodSeconds") < 0 {
         set(spec, "terminationGracePeriodSeconds", 1);
     }
@@ -85,20 +98,10 @@ pub fn template_spec(spec: &mut Value) {
         set(spec, "serviceAccountName", old);
     }
     each_mut(spec, "/volumes").for_each(volume);
+    round_up(spec.get_mut("overhead"));
+    round_requirements(spec);
     for key in ["/containers", "/initContainers", "/ephemeralContainers"] {
         each_mut(spec, key).for_each(container);
-    }
-    if spec.flag("/hostNetwork") {
-        for key in ["/containers", "/initContainers"] {
-            for container in each_mut(spec, key) {
-                for port in each_mut(container, "/ports") {
-                    let own = port.int("/containerPort");
-                    if port.int("/hostPort") == 0 && own != 0 {
-                        set(port, "hostPort", own);
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -152,6 +155,7 @@ fn container(container: &mut Value) {
     set_if_empty(container, "terminationMessagePath", "/dev/termination-log");
     set_if_empty(container, "terminationMessagePolicy", "File");
     set_default(container, "resources", json!({}));
+    round_requirements(container);
     for port in each_mut(container, "/ports") {
         set_if_empty(port, "protocol", "TCP");
     }
@@ -242,6 +246,15 @@ fn volume(volume: &mut Value) {
     }
     if let Some(spec) = volume.pointer_mut("/ephemeral/volumeClaimTemplate/spec") {
         set_default(spec, "volumeMode", "Filesystem");
+        round_requirements(spec);
+    }
+}
+
+/// Rounds what `holder` asks for under `resources`.
+pub fn round_requirements(holder: &mut Value) {
+    if let Some(resources) = holder.get_mut("resources") {
+        round_up(resources.get_mut("limits"));
+        round_up(resources.get_mut("requests"));
     }
 }
 

@@ -4,7 +4,7 @@ use super::volumes::no_backsteps;
 use crate::resources::quantity;
 use crate::view::{View, invalid};
 use serde_json::Value;
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, quote};
 use steersman_schema::name;
 
 const FIELDS: &[&str] = &[
@@ -139,7 +139,8 @@ pub fn resource_ref(selector: &Value, path: &Path, volume: bool) -> FieldErrors 
     } else if resource.is_empty() {
         errors.push(FieldError::required(&path.child("resource"), ""));
     } else if !RESOURCES.contains(&resource) && !huge {
-        errors.push(FieldError::not_supported(&path.child("resource"), resource, RESOURCES));
+        let shown = BadValue::Raw(quote(resource));
+        errors.push(FieldError::not_supported(&path.child("resource"), shown, RESOURCES));
     }
     let divisor = quantity(selector.text("/divisor"));
     if selector.has("/divisor") && !divisor.is_zero() {

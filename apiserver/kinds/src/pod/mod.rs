@@ -4,20 +4,21 @@
 //! priorities, quota), binding and eviction (the server's, with [`binding`]), and the life of a pod (the agent's).
 
 mod amounts;
-mod containers;
+mod claims;
+pub(crate) mod containers;
 pub mod defaults;
 mod env;
 mod probes;
 mod projected;
-mod scheduling;
+pub(crate) mod scheduling;
 mod security;
 mod spec;
 mod status;
 mod table;
 pub mod template;
 mod update;
-mod volumes;
-mod warnings;
+pub(crate) mod volumes;
+pub(crate) mod warnings;
 
 pub use amounts::quality;
 pub use scheduling::node_selector;
@@ -46,6 +47,8 @@ pub struct Options {
     /// Rules younger than the stored object are not applied to it: upstream turns each such rule off when the old
     /// object breaks it; here they go together.
     pub lenient: bool,
+    /// The old pod says how its volumes are labelled: then every way is known.
+    pub labelled: bool,
 }
 
 pub static KINDS: &[&Kind] = &[&KIND, &template::KIND];
@@ -159,10 +162,13 @@ fn drop_gated_spec(spec: &mut Value, old: Option<&Value>) {
     if old.is_none_or(|o| !o.has("/schedulingGroup")) {
         remove(spec, "schedulingGroup");
     }
-    for key in ["/containers", "/initContainers"] {
-        for container in each_mut(spec, key) {
+    for key in ["/containers", "/initContainers", "/ephemeralContainers"] {
+        for container in each_mut(spec, key).filter(|c| c.has("/lifecycle/stopSignal")) {
             if let Some(lifecycle) = container.get_mut("lifecycle") {
                 remove(lifecycle, "stopSignal");
+            }
+            if container.entries("/lifecycle").is_some_and(serde_json::Map::is_empty) {
+                remove(container, "lifecycle");
             }
         }
     }
@@ -179,6 +185,7 @@ fn checked(new: &Value, old: Option<&Value>, rule: fn(&Value, Options) -> FieldE
     let strict = Options {
         pod: true,
         lenient: false,
+        labelled: old.is_some_and(|o| o.has("/spec/securityContext/seLinuxChangePolicy")),
     };
     let errors = rule(new, strict);
     match old {

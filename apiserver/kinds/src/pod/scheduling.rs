@@ -340,6 +340,37 @@ pub fn gates(list: &[Value], path: &Path) -> FieldErrors {
     errors
 }
 
+/// Labels of nodes that have newer names.
+const RENAMED: &[(&str, &str)] = &[
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "topology.kubernetes.io/region",
+    ),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
+
+/// Whether two affinities of a volume differ in nothing but that old names of labels became the new ones.
+pub fn same_but_for_old_labels(new: &Value, old: &Value) -> bool {
+    match (new, old) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len()
+                && a.iter().all(|(key, new)| {
+                    b.get(key).is_some_and(|old| {
+                        let renamed = key == "key" && RENAMED.iter().any(|(from, to)| old == from && new == to);
+                        renamed || same_but_for_old_labels(new, old)
+                    })
+                })
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_but_for_old_labels(a, b))
+        }
+        (new, old) => new == old,
+    }
+}
+
 /// Faults of `nodeSelector`.
 pub fn node_labels(labels: &Value, path: &Path) -> FieldErrors {
     let all = labels.as_object().into_iter().flatten();

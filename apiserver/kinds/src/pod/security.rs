@@ -152,7 +152,7 @@ fn app_armor(profile: &Value, path: &Path) -> FieldErrors {
 }
 
 /// Faults of the pod's context.
-pub fn pod(spec: &Value, path: &Path, lenient: bool) -> FieldErrors {
+pub fn pod(spec: &Value, path: &Path, options: super::Options) -> FieldErrors {
     let context = spec.at("/securityContext");
     if context.is_null() {
         return Vec::new();
@@ -171,7 +171,7 @@ pub fn pod(spec: &Value, path: &Path, lenient: bool) -> FieldErrors {
         let why = "ShareProcessNamespace and HostPID cannot both be enabled";
         errors.push(FieldError::invalid(&path.child("shareProcessNamespace"), true, why));
     }
-    errors.extend(sysctls(spec, &path.child("sysctls"), lenient));
+    errors.extend(sysctls(spec, &path.child("sysctls"), options.lenient));
     let one_of = |key: &str, known: &[&str]| {
         let text = context.get(key).and_then(Value::as_str).filter(|t| !known.contains(t));
         text.map(|t| FieldError::not_supported(&path.child(key), t, known))
@@ -185,7 +185,12 @@ pub fn pod(spec: &Value, path: &Path, lenient: bool) -> FieldErrors {
     ));
     errors.extend(one_of("supplementalGroupsPolicy", &["Merge", "Strict"]));
     // `MountOption` waits for a feature gate that is off in v1.36.
-    errors.extend(one_of("seLinuxChangePolicy", &["Recursive"]));
+    let labelling: &[&str] = if options.labelled {
+        &["MountOption", "Recursive"]
+    } else {
+        &["Recursive"]
+    };
+    errors.extend(one_of("seLinuxChangePolicy", labelling));
     errors
 }
 

@@ -59,7 +59,7 @@ pub fn validate(spec: &Value, metadata: &Value, path: &Path, options: Options) -
         spec.at("/nodeSelector"),
         &path.child("nodeSelector"),
     ));
-    errors.extend(security::pod(spec, &path.child("securityContext"), options.lenient));
+    errors.extend(security::pod(spec, &path.child("securityContext"), options));
     errors.extend(pull_secrets(
         spec.items("/imagePullSecrets"),
         &path.child("imagePullSecrets"),

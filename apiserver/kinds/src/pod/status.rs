@@ -1,7 +1,7 @@
 //! The status of a pod: written by its kubelet, and by the scheduler before there is one.
 
 use super::update;
-use super::{node_name, volumes};
+use super::{claims, node_name, volumes};
 use crate::Context;
 use crate::internal;
 use crate::view::{View, invalid, put_back, remove, set};
@@ -104,6 +104,8 @@ pub fn validate(new: &Value, old: &Value) -> FieldErrors {
         new.at("/spec"),
         &path.child("resourceClaimStatuses"),
     ));
+    errors.extend(claims::extended(status, new.at("/spec"), &path));
+    errors.extend(claims::node_allocatable(status, new.at("/spec"), &path));
     errors.extend(addresses(status, before, "podIPs", &path.child("podIPs")));
     let hosts = status.items("/hostIPs");
     if let Some(first) = hosts.first()
@@ -118,6 +120,7 @@ pub fn validate(new: &Value, old: &Value) -> FieldErrors {
     }
     errors.extend(addresses(status, before, "hostIPs", &path.child("hostIPs")));
     errors.extend(users(status, new.text("/spec/os/name"), &path));
+    errors.extend(claims::health(status, new.at("/spec"), &path));
     errors
 }
 
@@ -219,8 +222,16 @@ fn addresses(status: &Value, before: &Value, key: &str, path: &Path) -> FieldErr
     for (i, ip) in list.iter().enumerate() {
         errors.extend(name::ip_legacy(&path.index(i), ip, &old));
     }
+    let bad = list
+        .iter()
+        .enumerate()
+        .find(|(_, ip)| name::parse_ip_sloppy(ip).is_none());
+    if let Some((i, ip)) = bad.filter(|_| list.len() > 1) {
+        let why = format!("failed to check for dual stack with error:invalid IP[{i}]: {ip}");
+        errors.push(FieldError::internal(path, why));
+    }
     let v6 = list.iter().filter(|ip| ip.contains(':')).count();
-    if list.len() > 1 && (v6 == 0 || v6 == list.len() || list.len() > 2) {
+    if list.len() > 1 && (bad.is_some() || v6 == 0 || v6 == list.len() || list.len() > 2) {
         let why = "may specify no more than one IP for each IP family";
         let shown = BadValue::Raw(internal::compact("PodIP", status.at(&pointer)));
         errors.push(FieldError::invalid(path, shown, why));

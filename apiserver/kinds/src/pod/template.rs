@@ -67,7 +67,11 @@ pub fn validate(template: &Value, old: Option<&Value>, path: &Path) -> FieldErro
 }
 
 fn checked(template: &Value, path: &Path, lenient: bool) -> FieldErrors {
-    let options = Options { pod: false, lenient };
+    let options = Options {
+        pod: false,
+        lenient,
+        labelled: false,
+    };
     let labels = template.entries("/metadata/labels").into_iter().flatten();
     let labels = labels.map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default()));
     // Upstream leaves `metadata` out of these two paths.

@@ -9,7 +9,7 @@ use crate::diff::unified;
 use crate::internal::pretty;
 use crate::view::{View, equal, put_back, remove, same, set};
 use serde_json::Value;
-use steersman_schema::field::{FieldError, FieldErrors, Path, quote};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, quote};
 use steersman_schema::name;
 
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
@@ -198,17 +198,17 @@ fn gated(munged: &mut Value, before: &Value, path: &Path) -> FieldErrors {
         .child("nodeSelectorTerms");
     if !old_terms.is_empty() && old_terms.len() != new_terms.len() {
         let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        let shown = if new_terms.is_empty() {
-            Value::Null
-        } else {
-            new_terms.into()
+        let shown = match after.pointer(&format!("/{required}/nodeSelectorTerms")) {
+            Some(list) => BadValue::Raw(crate::internal::compact("NodeSelectorTerm", list)),
+            None => BadValue::Json(Value::Null),
         };
         errors.push(FieldError::invalid(&place, shown, why));
     } else {
         for (i, (a, b)) in new_terms.iter().zip(&old_terms).enumerate() {
             if !only_additions(a, b) {
                 let why = "only additions are allowed (no mutations or deletions)";
-                errors.push(FieldError::invalid(&place.index(i), a, why));
+                let shown = BadValue::Raw(crate::internal::compact("NodeSelectorTerm", a));
+                errors.push(FieldError::invalid(&place.index(i), shown, why));
             }
         }
     }

@@ -179,6 +179,16 @@ fn one(field: &str, s: &Value, volume: &Value, pod_name: &str, path: &Path, opti
     }
 }
 
+/// Faults of a source that is the same in a PersistentVolume; `path` is that of the object around it.
+pub fn plain(field: &str, source: &Value, path: &Path) -> FieldErrors {
+    let options = Options {
+        pod: false,
+        lenient: false,
+        labelled: false,
+    };
+    one(field, source, &Value::Null, "", path, options)
+}
+
 /// A fault for each of `fields` that is empty.
 pub fn need(source: &Value, path: &Path, fields: &[&str]) -> FieldErrors {
     let empty = |f: &&&str| source.get(**f).and_then(Value::as_str).is_none_or(str::is_empty);
@@ -324,7 +334,7 @@ fn iscsi_length(source: &Value, volume: &str, path: &Path) -> FieldErrors {
 }
 
 /// `iqn.2001-04.com.example:x`, `eui.` with 16 letters or digits, `naa.` with 32.
-fn iscsi_name_fault(text: &str) -> Option<&'static str> {
+pub fn iscsi_name_fault(text: &str) -> Option<&'static str> {
     let good = match text.get(..3) {
         Some("iqn") => iqn(text),
         Some("eui") => text.len() == 20 && text.bytes().skip(4).all(|c| c.is_ascii_alphanumeric()),

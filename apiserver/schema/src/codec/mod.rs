@@ -16,6 +16,7 @@
 //! What stays true: nothing here panics, whatever the bytes, and recursion is bounded ([`MAX_DEPTH`]).
 
 mod envelope;
+pub mod forget;
 mod json;
 mod proto;
 mod scalar;

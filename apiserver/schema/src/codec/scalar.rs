@@ -38,13 +38,29 @@ struct TimeText<'a> {
     micro: bool,
 }
 
+/// Between quotes as Go's package of times does it: other bytes than ASCII's printable ones in hexadecimal.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out.push('"');
+    out
+}
+
 impl TimeText<'_> {
     fn cannot(&self, element: &str) -> String {
         let rest = String::from_utf8_lossy(self.rest);
         let fraction = if self.micro { ".000000" } else { "" };
         format!(
-            "parsing time {:?} as \"2006-01-02T15:04:05{fraction}Z07:00\": cannot parse {:?} as {:?}",
-            self.whole, rest, element
+            "parsing time {} as \"2006-01-02T15:04:05{fraction}Z07:00\": cannot parse {} as {}",
+            quoted(self.whole),
+            quoted(&rest),
+            quoted(element)
         )
     }
 

@@ -594,11 +594,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Go's `omitempty`, for a value that was read: the object does not keep what would not be printed.
+/// Go's `omitempty`, for a value that was read: the object does not keep what would not be printed. An empty list is
+/// kept: messages show it as it was sent.
 fn left_out(field: &Field, value: &Value) -> bool {
     field.omitempty
         && match (&field.ty.shape, value) {
-            (Shape::List(_) | Shape::Wrapped(_), Value::Array(items)) => items.is_empty(),
             (Shape::Map(_), Value::Object(entries)) => entries.is_empty(),
             _ if field.pointer => false,
             (Shape::String | Shape::Bytes, Value::String(text)) => text.is_empty(),

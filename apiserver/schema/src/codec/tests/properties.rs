@@ -19,7 +19,15 @@ fn sent(seed: u64) -> Value {
     let body = serde_json::to_vec(&object(ty, &mut random)).unwrap();
     let decoded = decode(MediaType::Json, &body, None).unwrap_or_else(|e| panic!("{e}\n{}", text(&body)));
     assert!(decoded.strict.is_empty(), "{:?}", decoded.strict);
-    decoded.value
+    settled(decoded.value)
+}
+
+/// Without empty lists, which no medium keeps where they may be left out.
+fn settled(mut value: Value) -> Value {
+    if let Some(ty) = object_type(&value) {
+        forget::empty_lists(&mut value, ty);
+    }
+    value
 }
 
 proptest! {
@@ -32,7 +40,7 @@ proptest! {
             let bytes = encode(media, &value).unwrap();
             let again = decode(media, &bytes, None).unwrap();
             prop_assert!(again.strict.is_empty(), "{:?}", again.strict);
-            prop_assert_eq!(&again.value, &value, "{:?}\n{}", media, String::from_utf8_lossy(&bytes));
+            prop_assert_eq!(&settled(again.value.clone()), &value, "{:?}\n{}", media, String::from_utf8_lossy(&bytes));
             prop_assert_eq!(encode(media, &again.value).unwrap(), bytes);
         }
     }
