@@ -454,7 +454,7 @@ impl Writer {
     }
 }
 
-/// Reads a history file, record by record.
+/// Reads a history file, record by record. A file that was cut off ends where it is cut off.
 pub fn read(path: &Path, mut each: impl FnMut(Record) -> Result<()>) -> Result<()> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     for (number, line) in BufReader::new(MultiGzDecoder::new(BufReader::new(file)))
@@ -462,8 +462,11 @@ pub fn read(path: &Path, mut each: impl FnMut(Record) -> Result<()>) -> Result<(
         .enumerate()
     {
         let place = || format!("{}: line {}", path.display(), number + 1);
-        let record = serde_json::from_str(&line.with_context(place)?).with_context(place)?;
-        each(record)?;
+        let line = match line {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
+            other => other.with_context(place)?,
+        };
+        each(serde_json::from_str(&line).with_context(place)?)?;
     }
     Ok(())
 }

@@ -1,24 +1,46 @@
 //! The merged log: what happened at each revision, put together from everything that anybody was told.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 
 use super::report::Report;
 use super::{History, Watch};
-use crate::record::{Answer, At, Begin, Call, Kind, Request, Rv, Scope, Version};
+use crate::record::{Answer, At, Begin, Call, Item, Kind, Request, Rv, Scope, Version};
 
 /// The history of the collection after its first list.
+///
+/// When every server has lost its past at the same time (history is compacted under them), no watch tells what happened
+/// until they have loaded again. The log then has a dark part, between two lit ones: nothing is held against anybody there,
+/// and the state is taken from a list again.
 #[derive(Debug, Default)]
 pub struct Log<'a> {
-    /// Revision of the first list; what was before is known only as that state.
-    pub base: Rv,
-    /// Up to here every change is known to be in the log.
-    pub covered: Rv,
-    /// Per key, sorted: the state from a revision on, `None` for absent. What is not here at all was absent at `base`.
+    /// The lit parts, in order. The last one has no end if nothing is known to have happened after it.
+    parts: Vec<Part<'a>>,
+    /// Per key, sorted: the state from a revision on, `None` for absent. What is not here at all was never there.
     chains: HashMap<&'a str, Vec<Point<'a>>>,
-    /// Every change after `base`, by revision.
+    /// Every change in a lit part, by revision.
     pub changes: Vec<Change<'a>>,
     /// The write of each operation's name, and the revisions at which it took effect.
     pub effects: HashMap<&'a str, Vec<Rv>>,
+}
+
+/// A part in which every change is known.
+#[derive(Clone, Debug)]
+pub struct Part<'a> {
+    /// Revision of the list that it begins with.
+    pub base: Rv,
+    pub end: Rv,
+    /// The state at `base`.
+    pub state: Vec<(&'a str, &'a Version)>,
+}
+
+/// Whether, and where, something was the case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    At(Rv),
+    Never,
+    /// Not where it is known what happened.
+    Dark,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,33 +71,20 @@ impl<'a> Log<'a> {
     /// Merges, and reports what does not fit together.
     pub fn build(history: &'a History, report: &mut Report) -> Self {
         let versions = versions(history, report);
-        let Some((base, items)) = first_list(history) else {
-            report.trouble("the history has no first list");
-            return Self::default();
-        };
         let mut log = Self {
-            base,
-            covered: covered(history, base),
+            parts: parts(history, &versions),
             ..Self::default()
         };
-        if history.end.as_ref().is_some_and(|end| end.last > log.covered) {
-            report.trouble(format!("no watch covers what happened after revision {}", log.covered));
-        }
-        for (key, rv) in items {
-            log.chains.insert(
-                key,
-                vec![Point {
-                    rv,
-                    state: versions.get(&rv).copied(),
-                }],
-            );
-        }
+        let Some(base) = log.parts.first().map(|part| part.base) else {
+            report.trouble("the history has no first list");
+            return log;
+        };
         let told = told(history, base, report);
         let mut all = told.clone();
         let mut reported = HashSet::new();
         for (rv, said, call) in answered(history).filter(|(rv, ..)| *rv > base) {
             let other = *all.entry(rv).or_insert(said);
-            if other == said && (rv > log.covered || told.contains_key(&rv)) {
+            if other == said && told.contains_key(&rv) {
                 continue;
             }
             let by = format!("an answer to client {} from server {}", call.client, call.server);
@@ -85,18 +94,92 @@ impl<'a> Log<'a> {
                     format!("revision {rv}: {by} shows {said:?}, a watch told {other:?}"),
                 );
             }
-            if rv <= log.covered && !told.contains_key(&rv) && reported.insert(rv) {
+            // Of a part's first list nothing need have been told.
+            let lit = log.part(rv).is_some_and(|part| part.base < rv);
+            if lit && !told.contains_key(&rv) && reported.insert(rv) {
                 report.violated(
                     "C5",
                     format!("revision {rv} of {}: {by} shows it, no watch told it", said.key),
                 );
             }
         }
-        for (rv, said) in &all {
-            log.add(*rv, *said, &versions, report);
-        }
+        log.merge(&all, &versions, report);
         log.check_links(history, report);
+        log.check_light(history, report);
         log
+    }
+
+    fn merge(&mut self, all: &BTreeMap<Rv, Said<'a>>, versions: &HashMap<Rv, &'a Version>, report: &mut Report) {
+        for (rv, said) in all {
+            let after = versions.get(rv).filter(|after| said.put && !after.op.is_empty());
+            if let Some(after) = after {
+                self.effects.entry(&after.op).or_default().push(*rv);
+            }
+        }
+        for part in self.parts.clone() {
+            for chain in self.chains.values_mut() {
+                chain.push(Point {
+                    rv: part.base,
+                    state: None,
+                });
+            }
+            for (key, version) in part.state {
+                let chain = self.chains.entry(key).or_default();
+                chain.retain(|point| point.rv < part.base);
+                chain.push(Point {
+                    rv: part.base,
+                    state: Some(version),
+                });
+            }
+            for (rv, said) in all.range((Bound::Excluded(part.base), Bound::Included(part.end))) {
+                self.add(*rv, *said, versions, report);
+            }
+        }
+        let last = all.last_key_value().map_or(0, |(rv, _)| *rv);
+        if let Some(part) = self.parts.last_mut().filter(|part| part.end >= last) {
+            part.end = Rv::MAX;
+        }
+    }
+
+    fn check_light(&self, history: &History, report: &mut Report) {
+        if let Some(end) = history.end.as_ref().filter(|end| !self.is_lit(end.last)) {
+            report.trouble(format!("no watch covers the last write, at revision {}", end.last));
+        }
+        if let (Some(first), Some(last)) = (self.parts.first(), self.changes.last()) {
+            report.lit(last.rv - first.base);
+        }
+        report.dark(self.parts.windows(2).map(|pair| pair[1].base - pair[0].end).sum());
+    }
+
+    /// The part that a revision is in.
+    fn part(&self, rv: Rv) -> Option<&Part<'a>> {
+        let next = self.parts.partition_point(|part| part.base <= rv);
+        next.checked_sub(1)
+            .map(|i| &self.parts[i])
+            .filter(|part| rv <= part.end)
+    }
+
+    /// Whether it is known what happened at a revision (before the first list the state after it counts).
+    #[must_use]
+    pub fn is_lit(&self, rv: Rv) -> bool {
+        self.part(rv).is_some()
+    }
+
+    /// Whether it is known what happened from one revision to another.
+    #[must_use]
+    pub fn is_lit_through(&self, low: Rv, high: Rv) -> bool {
+        self.part(low.max(self.base())).is_some_and(|part| high <= part.end)
+    }
+
+    /// The first list's revision.
+    #[must_use]
+    pub fn base(&self) -> Rv {
+        self.parts.first().map_or(0, |part| part.base)
+    }
+
+    #[must_use]
+    pub fn parts(&self) -> &[Part<'a>] {
+        &self.parts
     }
 
     fn add(&mut self, rv: Rv, said: Said<'a>, versions: &HashMap<Rv, &'a Version>, report: &mut Report) {
@@ -115,9 +198,6 @@ impl<'a> Log<'a> {
                         said.key, before.rv
                     ),
                 );
-            }
-            if let Some(after) = after.filter(|after| !after.op.is_empty()) {
-                self.effects.entry(&after.op).or_default().push(rv);
             }
         } else {
             match before {
@@ -147,7 +227,7 @@ impl<'a> Log<'a> {
             .iter()
             .filter_map(|call| Some((call.request.op()?, &call.request)))
             .collect();
-        for change in self.changes.iter().take_while(|change| change.rv <= self.covered) {
+        for change in &self.changes {
             let Some(after) = change.after else { continue };
             let (key, rv) = (change.key, change.rv);
             let was = change.before.map_or(0, |before| before.rv);
@@ -200,31 +280,39 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// The state of a key at a revision (at `base` for earlier ones).
-    #[must_use]
-    pub fn at(&self, key: &str, rv: Rv) -> Option<&'a Version> {
+    /// The state of a key at a revision in a lit part.
+    fn at(&self, key: &str, rv: Rv) -> Option<&'a Version> {
         let chain = self.chains.get(key)?;
-        let rv = rv.max(self.base);
         let next = chain.partition_point(|point| point.rv <= rv);
         next.checked_sub(1).and_then(|i| chain[i].state)
     }
 
     /// The earliest revision from `low` to `high` at which the state of a key is as wanted.
-    pub fn earliest(&self, key: &str, low: Rv, high: Rv, wanted: impl Fn(Option<&Version>) -> bool) -> Option<Rv> {
-        let low = low.max(self.base);
+    pub fn earliest(&self, key: &str, low: Rv, high: Rv, wanted: impl Fn(Option<&Version>) -> bool) -> Place {
+        let low = low.max(self.base());
         if low > high {
-            return None;
+            return Place::Never;
         }
+        let Some(part) = self.part(low) else { return Place::Dark };
         if wanted(self.at(key, low)) {
-            return Some(low);
+            return Place::At(low);
         }
-        let chain = self.chains.get(key)?;
+        let otherwise = if high > part.end { Place::Dark } else { Place::Never };
+        let Some(chain) = self.chains.get(key) else {
+            return otherwise;
+        };
         let next = chain.partition_point(|point| point.rv <= low);
-        let later = chain[next..].iter().take_while(|point| point.rv <= high);
+        let mut later = chain[next..].iter().take_while(|point| point.rv <= high.min(part.end));
         later
-            .into_iter()
             .find(|point| wanted(point.state))
-            .map(|point| point.rv)
+            .map_or(otherwise, |point| Place::At(point.rv))
+    }
+
+    /// Whether the state of a key was as wanted at some time before a revision.
+    pub fn was_before(&self, key: &str, rv: Rv, wanted: impl Fn(Option<&Version>) -> bool) -> bool {
+        let chain = self.chains.get(key).map_or(&[][..], Vec::as_slice);
+        let born = chain.first().is_some_and(|point| point.rv <= self.base());
+        (!born && wanted(None)) || chain.iter().any(|point| point.rv < rv && wanted(point.state))
     }
 
     /// The change at a revision.
@@ -240,14 +328,6 @@ impl<'a> Log<'a> {
     #[must_use]
     pub fn after(&self, rv: Rv) -> &[Change<'a>] {
         &self.changes[self.changes.partition_point(|change| change.rv <= rv)..]
-    }
-
-    /// The state at `base`.
-    pub fn first_state(&self) -> impl Iterator<Item = (&'a str, &'a Version)> {
-        self.chains.iter().filter_map(|(key, chain)| {
-            let first = chain.first().filter(|point| point.rv <= self.base)?;
-            Some((*key, first.state?))
-        })
     }
 }
 
@@ -270,21 +350,54 @@ fn versions<'a>(history: &'a History, report: &mut Report) -> HashMap<Rv, &'a Ve
     versions
 }
 
-fn first_list(history: &History) -> Option<(Rv, impl Iterator<Item = (&str, Rv)>)> {
-    history
-        .calls
-        .iter()
-        .find_map(|call| match (&call.request, &call.answer) {
-            (
-                Request::List {
-                    scope,
-                    at: At::Latest,
-                    limit: 0,
-                },
-                Answer::Listed { rv, items, hash },
-            ) if scope.is_all() && *hash != 0 => Some((*rv, items.iter().map(|item| (&*item.key, item.rv)))),
-            _ => None,
-        })
+/// The lit parts: each begins with a list of everything, and reaches as far as watches of everything do from there.
+fn parts<'a>(history: &'a History, versions: &HashMap<Rv, &'a Version>) -> Vec<Part<'a>> {
+    let mut lists: Vec<(Rv, &[Item])> = history.calls.iter().filter_map(whole_list).collect();
+    let first = lists.first().map_or(0, |(rv, _)| *rv);
+    lists.retain(|(rv, _)| *rv >= first);
+    lists.sort_by_key(|(rv, _)| *rv);
+    let of_all = history.watches.iter().filter(|watch| watch.opened.scope.is_all());
+    let mut reaches: Vec<_> = of_all.filter_map(reach).collect();
+    reaches.sort_unstable();
+    let mut parts: Vec<Part> = Vec::new();
+    for (base, items) in lists {
+        if parts.last().is_some_and(|part| base <= part.end) {
+            continue;
+        }
+        let mut end = base;
+        for (from, to) in &reaches {
+            if *from <= end {
+                end = end.max(*to);
+            }
+        }
+        // A list that no watch goes on from is only worth something where nothing else is.
+        if end > base || parts.is_empty() {
+            let state = items
+                .iter()
+                .filter_map(|item| Some((&*item.key, *versions.get(&item.rv)?)));
+            parts.push(Part {
+                base,
+                end,
+                state: state.collect(),
+            });
+        }
+    }
+    parts
+}
+
+/// A list of everything that claims to be the newest, and whose contents are known.
+fn whole_list(call: &Call) -> Option<(Rv, &[Item])> {
+    match (&call.request, &call.answer) {
+        (
+            Request::List {
+                scope,
+                at: At::Latest,
+                limit: 0,
+            },
+            Answer::Listed { rv, items, hash },
+        ) if scope.is_all() && *hash != 0 => Some((*rv, items)),
+        _ => None,
+    }
 }
 
 /// Where a watch's events begin, and up to where it told everything. `None`: it told nothing for sure.
@@ -304,24 +417,6 @@ pub fn reach(watch: &Watch) -> Option<(Rv, Rv)> {
         }
     }
     Some((from?, to?))
-}
-
-/// How far the watches of everything reach, without a hole, from `base` on.
-fn covered(history: &History, base: Rv) -> Rv {
-    let mut reaches: Vec<_> = history
-        .watches
-        .iter()
-        .filter(|watch| watch.opened.scope.is_all())
-        .filter_map(reach)
-        .collect();
-    reaches.sort_unstable();
-    let mut covered = base;
-    for (from, to) in reaches {
-        if from <= covered {
-            covered = covered.max(to);
-        }
-    }
-    covered
 }
 
 /// What watches without a selector told of each revision; they must agree.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use super::History;
-use super::log::Log;
+use super::log::{Log, Place};
 use super::report::Report;
 use crate::record::{Answer, At, Begin, Call, ETCD, Kind, Micros, Request, Rv, Version};
 
@@ -77,10 +77,14 @@ pub fn check(history: &History, log: &Log<'_>, report: &mut Report) {
     for watch in &history.watches {
         let (server, opened) = (watch.opened.server, &watch.opened);
         for (at, event) in &watch.events {
-            let initial = matches!(opened.begin, Begin::State(_));
             // Objects of an initial state are shown in no order; their revisions exist all the same.
             sweep.all.push(*at, event.rv);
-            if !initial || event.kind == Kind::Initial {
+            let shows = match opened.begin {
+                // A bookmark at the beginning says only that the watch has begun.
+                Begin::Rv(rv) => event.rv > rv,
+                Begin::State(_) => event.kind == Kind::Initial,
+            };
+            if shows {
                 sweep.servers.entry(server).or_default().push(*at, event.rv);
             }
             if let (Kind::Initial, Begin::State(fresh)) = (event.kind, opened.begin) {
@@ -142,12 +146,6 @@ impl<'a> Sweep<'a, '_> {
     fn high(&self, at: Micros) -> Rv {
         let next = self.asked.partition_point(|(asked, _)| *asked <= at);
         self.asked.get(next).map_or(FAR, |(_, rv)| rv - 1)
-    }
-
-    /// Whether something that no watch told may have happened up to a revision.
-    fn is_dark(&self, high: Rv) -> bool {
-        let last = self.log.changes.last().map_or(0, |change| change.rv);
-        high.min(last) > self.log.covered
     }
 
     fn call(&mut self, call: &Call) {
@@ -247,21 +245,18 @@ impl<'a> Sweep<'a, '_> {
         if at != At::Any {
             self.report.checked("C8", 1);
         }
-        let place = self
-            .log
-            .earliest(key, claimed.max(shown), high.max(claimed).max(shown), &wanted);
-        if place.is_some() {
-            return place;
-        }
-        if self.is_dark(high) {
-            return None;
+        let high = high.max(claimed);
+        match self.log.earliest(key, claimed.max(shown), high.max(shown), &wanted) {
+            Place::At(rv) => return Some(rv),
+            Place::Dark => return None,
+            Place::Never => {}
         }
         // Which promise was broken?
         let what = describe(call);
-        if self.log.earliest(key, claimed, high.max(claimed), &wanted).is_some() {
+        if shown > claimed && self.log.earliest(key, claimed, high, &wanted) != Place::Never {
             self.report
                 .violated("C4", format!("{what}: this server had shown {shown} before"));
-        } else if at != At::Any && self.log.earliest(key, self.log.base, high, &wanted).is_some() {
+        } else if at != At::Any && self.log.was_before(key, claimed, &wanted) {
             self.report.violated(
                 "C8",
                 format!("{what}: true only before {claimed}, which had been shown or asked for"),
@@ -291,7 +286,8 @@ impl<'a> Sweep<'a, '_> {
         }
         match &call.answer {
             Answer::Wrote { rv, .. } => {
-                if effect != Some(*rv) && *rv <= self.log.covered {
+                // What was before the first list is known only as the state that it left.
+                if effect != Some(*rv) && *rv > self.log.base() && self.log.is_lit(*rv) {
                     self.report
                         .violated("C1", format!("{}: took effect at {effect:?}", describe(call)));
                 }
@@ -316,7 +312,7 @@ impl<'a> Sweep<'a, '_> {
             return None;
         };
         let Some((rv, before)) = self.deletions.get(uid).copied() else {
-            if !self.is_dark(high) {
+            if self.log.is_lit_through(low, high) {
                 self.report
                     .violated("C1", format!("{}: it was never deleted", describe(call)));
             }
@@ -372,12 +368,16 @@ impl<'a> Sweep<'a, '_> {
                 return None;
             }
         };
-        let place = self.log.earliest(key, low, high.max(low), wanted);
-        if place.is_none() && !self.is_dark(high) {
-            self.report
-                .violated("C1", format!("{}: without reason from {low} to {high}", describe(call)));
+        match self.log.earliest(key, low, high.max(low), wanted) {
+            Place::At(rv) => return Some(rv),
+            Place::Dark => {}
+            Place::Never => {
+                let what = describe(call);
+                self.report
+                    .violated("C1", format!("{what}: without reason from {low} to {high}"));
+            }
         }
-        place
+        None
     }
 
     /// Answers that say nothing about objects: only some are to be expected.

@@ -16,6 +16,8 @@ pub struct Report {
     checked: BTreeMap<&'static str, usize>,
     violated: BTreeMap<&'static str, (usize, Vec<String>)>,
     troubles: Vec<String>,
+    lit: i64,
+    dark: i64,
 }
 
 impl Report {
@@ -74,6 +76,19 @@ impl Report {
         }
     }
 
+    /// Revisions of which it is known what happened, dark ones in between included.
+    pub fn lit(&mut self, revisions: i64) {
+        self.lit += revisions;
+    }
+
+    /// Revisions of which no watch told everything.
+    pub fn dark(&mut self, revisions: i64) {
+        self.dark += revisions;
+        if self.dark * 4 > self.lit && self.lit > 0 {
+            self.trouble("more than a quarter of the history is dark");
+        }
+    }
+
     /// Something that lets no verdict stand, or that a good cluster does not do.
     pub fn trouble(&mut self, what: impl Into<String>) {
         let what = what.into();
@@ -123,6 +138,11 @@ impl fmt::Display for Report {
                 "  {invariant:<4} {name:<36} {checked:>9} checked  {violations:>6} violations"
             )?;
         }
+        writeln!(
+            f,
+            "  {} revisions, {} of them dark (all servers had lost their past)",
+            self.lit, self.dark
+        )?;
         for (invariant, (_, texts)) in &self.violated {
             texts.iter().try_for_each(|text| writeln!(f, "{invariant}: {text}"))?;
         }

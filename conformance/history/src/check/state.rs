@@ -33,11 +33,16 @@ pub fn check(history: &History, log: &Log<'_>, report: &mut Report) {
         .filter_map(of_call)
         .chain(of_watches(history))
         .collect();
-    shown.retain(|shown| shown.rv >= log.base && shown.rv <= log.covered);
+    shown.retain(|shown| log.is_lit(shown.rv));
     shown.sort_by_key(|shown| shown.rv);
-    let mut state: BTreeMap<&str, &Version> = log.first_state().collect();
+    let mut state: BTreeMap<&str, &Version> = BTreeMap::new();
     let mut changes = log.changes.iter().peekable();
+    let mut parts = log.parts().iter().peekable();
     for shown in &shown {
+        while let Some(part) = parts.next_if(|part| part.base <= shown.rv) {
+            state = part.state.iter().copied().collect();
+            while changes.next_if(|change| change.rv <= part.base).is_some() {}
+        }
         while let Some(change) = changes.next_if(|change| change.rv <= shown.rv) {
             match change.after {
                 Some(after) => state.insert(change.key, after),

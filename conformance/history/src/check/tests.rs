@@ -529,6 +529,33 @@ fn c5_a_watch_that_was_never_told_the_end() {
 }
 
 #[test]
+fn a_bookmark_at_the_beginning_of_a_watch_shows_no_state() {
+    let mut tale = Tale::with_life();
+    tale.history.watches.clear();
+    tale.open(2, Scope::default(), Begin::Rv(14));
+    tale.see(2, vec![mark(Kind::Bookmark, 14)]);
+    tale.call(0, list(At::Any), listed(5, &[(KEY, 5)]));
+    let report = check(&tale.history);
+    assert_eq!(report.violations("C4"), 0, "{report}");
+}
+
+#[test]
+fn nothing_is_held_against_anybody_in_the_dark() {
+    let mut tale = Tale::with_life();
+    // Written between the last event that a watch told and the list that begins the next part.
+    tale.add(Record::Version(version(KEY, 16, "w5", 15, 3)));
+    tale.call(0, update("w5", 15), wrote(16));
+    tale.call(0, get(KEY, At::Latest), found(16));
+    tale.call(0, list(At::Latest), listed(16, &[(KEY, 16)]));
+    tale.open(2, Scope::default(), Begin::Rv(16));
+    tale.add(Record::Version(version(KEY, 18, "w6", 16, 4)));
+    tale.call(0, update("w6", 16), wrote(18));
+    tale.see(2, vec![event(Kind::Modified, KEY, 18, 18)]);
+    tale.call(0, get(KEY, At::Latest), found(18));
+    clean(tale);
+}
+
+#[test]
 fn c6_an_initial_state_with_a_hole_and_one_without() {
     for (told, good) in [(true, true), (false, false)] {
         let mut tale = Tale::with_life();

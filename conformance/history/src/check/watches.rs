@@ -26,16 +26,13 @@ pub fn check(history: &History, log: &Log<'_>, report: &mut Report) {
         };
         let mut place = Place {
             log,
-            at: from.max(log.base),
+            at: from.max(log.base()),
             scope: &watch.opened.scope,
         };
         for (_, event) in &watch.events[skip..] {
-            // A resumed watch of a run before this one's first list.
-            if event.rv <= log.base && from < log.base {
+            if !log.is_lit(event.rv) {
+                place.at = place.at.max(event.rv);
                 continue;
-            }
-            if event.rv > log.covered {
-                break;
             }
             report.checked(invariant, 1);
             for (invariant, why) in place.step(event, invariant) {
@@ -46,7 +43,7 @@ pub fn check(history: &History, log: &Log<'_>, report: &mut Report) {
             }
         }
         let over = watch.closed.as_ref().is_some_and(|closed| closed.why == Why::Over);
-        if over && last <= log.covered {
+        if over && log.is_lit(last) {
             for missing in place.skipped(last) {
                 report.violated(
                     "C5",
