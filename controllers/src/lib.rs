@@ -15,10 +15,12 @@ pub mod act;
 pub mod app;
 pub mod bootstrap;
 pub mod context;
+pub mod cronjob;
 pub mod csr;
 pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
@@ -36,6 +38,7 @@ pub mod owners;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod role_aggregation;
 pub mod root_ca;
 pub mod serviceaccount;
@@ -43,6 +46,7 @@ pub mod statefulset;
 pub mod taint_eviction;
 pub mod templates;
 pub mod tokens;
+pub mod ttl_after_finished;
 
 use context::{Context, Controller};
 
@@ -54,7 +58,9 @@ pub static ALL: &[Controller] = &[
     Controller::new("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", csr::sign::start),
     Controller::new("clusterrole-aggregation-controller", "clusterrole-aggregation", "clusterrole-aggregation-controller", role_aggregation::start),
     Controller::new("daemonset-controller", "daemonset", "daemon-set-controller", daemonset::start),
+    Controller::new("cronjob-controller", "cronjob", "cronjob-controller", cronjob::start),
     Controller::new("deployment-controller", "deployment", "deployment-controller", deployment::start),
+    Controller::new("disruption-controller", "disruption", "disruption-controller", disruption::start),
     Controller::new("endpoints-controller", "endpoint", "endpoint-controller", endpoints::start),
     Controller::new("endpointslice-controller", "endpointslice", "endpointslice-controller", endpointslice::start),
     Controller::new("endpointslice-mirroring-controller", "endpointslicemirroring", "endpointslicemirroring-controller", endpointslice_mirroring::start),
@@ -66,10 +72,12 @@ pub static ALL: &[Controller] = &[
     Controller::new("pod-garbage-collector-controller", "podgc", "pod-garbage-collector", pod_gc::start),
     Controller::new("replicaset-controller", "replicaset", "replicaset-controller", replicaset::start),
     Controller::new("replicationcontroller-controller", "replicationcontroller", "replication-controller", replicaset::start_replication),
+    Controller::new("resourcequota-controller", "resourcequota", "resourcequota-controller", resource_quota::start),
     Controller::new("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", root_ca::start),
     Controller::new("serviceaccount-controller", "serviceaccount", "service-account-controller", serviceaccount::start),
     Controller::new("statefulset-controller", "statefulset", "statefulset-controller", statefulset::start),
     Controller::new("taint-eviction-controller", "taint-eviction-controller", "node-controller", taint_eviction::start),
+    Controller::new("ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished-controller", ttl_after_finished::start),
     Controller::new("token-cleaner-controller", "tokencleaner", "token-cleaner", bootstrap::start_cleaner).off(),
 ];
 

@@ -14,10 +14,6 @@ use crate::node_ipam::{Cidr, Pool};
 pub(super) const ELSEWHERE: &[&str] = &[
     "certificatesigningrequest-cleaner-controller",
     "csrcleaner",
-    "cronjob-controller",
-    "cronjob",
-    "disruption-controller",
-    "disruption",
     "ephemeral-volume-controller",
     "ephemeral-volume",
     "horizontal-pod-autoscaler-controller",
@@ -29,12 +25,8 @@ pub(super) const ELSEWHERE: &[&str] = &[
     "persistentvolume-binder",
     "persistentvolume-expander-controller",
     "persistentvolume-expander",
-    "resourcequota-controller",
-    "resourcequota",
     "serviceaccount-token-controller",
     "serviceaccount-token",
-    "ttl-after-finished-controller",
-    "ttl-after-finished",
     "ttl-controller",
     "ttl",
 ];

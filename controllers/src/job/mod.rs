@@ -38,7 +38,7 @@ use steersman_types::api::core::v1::Pod;
 use crate::act::{Action, Executor};
 use crate::context::Context;
 use crate::own::OwnWrites;
-use crate::{crew, labels, owners, pods};
+use crate::{fleet, labels, owners, pods};
 use decide::{Ending, Observed, Plan, decide};
 use facts::{FINALIZER, Facts};
 use failures::Failures;
@@ -71,10 +71,7 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
     Box::pin(async move {
         let jobs = context.informers.of::<Job>();
         let pods = context.informers.of::<Pod>();
-        let orphans = pods.add_index(|pod: &Pod| match owners::controller_of(&pod.metadata) {
-            None => vec![pod.metadata.namespace.clone().unwrap_or_default()],
-            Some(_) => Vec::new(),
-        });
+        let orphans = owners::orphans(&pods);
         let own = OwnWrites::new([("pods", pods.progress()), ("jobs", jobs.progress())]);
         let this = Arc::new(Jobs {
             jobs,
@@ -274,23 +271,23 @@ impl Jobs {
             if let Some(error) = failure {
                 let is_freed = |p: &Arc<Pod>| p.metadata.uid.as_ref().is_some_and(|uid| freed.contains(uid));
                 doomed.retain(|pod| !facts::is_tracked(pod) || is_freed(pod));
-                let deleted = crew::delete(&self.executor, &about, &doomed).await;
-                self.own.wrote(key, &deleted.written);
-                done.deleted = deleted.count;
+                let (deleted, _) = fleet::delete(&self.executor, &about, &doomed).await;
+                self.own.wrote(key, &deleted);
+                done.deleted = deleted.len();
                 return (done, Some(error));
             }
         }
-        let deleted = crew::delete(&self.executor, &about, &doomed).await;
-        self.own.wrote(key, &deleted.written);
-        done.deleted = deleted.count;
+        let (deleted, failure) = fleet::delete(&self.executor, &about, &doomed).await;
+        self.own.wrote(key, &deleted);
+        done.deleted = deleted.len();
         done.deleted_ready = doomed.iter().filter(|p| pods::is_ready(p)).count();
-        if deleted.failure.is_some() {
-            return (done, deleted.failure);
+        if failure.is_some() {
+            return (done, failure);
         }
-        let created = crew::create(&self.executor, &about, &plan.create).await;
-        self.own.wrote(key, &created.written);
-        done.created = created.count;
-        (done, created.failure)
+        let (created, failure) = fleet::create(&self.executor, &about, plan.create.clone()).await;
+        self.own.wrote(key, &created);
+        done.created = created.len();
+        (done, failure)
     }
 
     /// The status and the finalizers, in the order that [`status`] explains.
