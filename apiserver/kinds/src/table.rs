@@ -76,9 +76,37 @@ pub fn render(kind: &Kind, metadata: Value, objects: &[&Value], headers: bool, n
     })
 }
 
+/// Stands for "now" when a row is made to be kept: what depends on the time is marked, for [`fill`].
+pub const LATER: Timestamp = Timestamp::MIN;
+/// Stands around the second of a marked time. No character, so no text that people write holds it; a row of an object that
+/// does anyway ([`marked`]) must not be kept.
+const MARK: &str = "\u{fdd0}";
+
+/// Whether bytes hold what marks times.
+pub fn marked(bytes: &[u8]) -> bool {
+    bytes.windows(MARK.len()).any(|w| w == MARK.as_bytes())
+}
+
+/// Appends a row, as text, that was made at [`LATER`]; times are as long ago as they are `now`.
+pub fn fill(row: &[u8], now: &Timestamp, out: &mut impl Extend<u8>) {
+    let mut rest = row;
+    while let Some(at) = rest.windows(MARK.len()).position(|w| w == MARK.as_bytes()) {
+        let (before, after) = rest.split_at(at);
+        out.extend(before.iter().copied());
+        rest = after.get(MARK.len()..).unwrap_or_default();
+        let length = rest.iter().take_while(|b| b.is_ascii_digit() || **b == b'-').count();
+        let (digits, after) = rest.split_at(length);
+        let then = std::str::from_utf8(digits).ok().and_then(|d| d.parse::<i64>().ok());
+        out.extend(human(now.as_second().saturating_sub(then.unwrap_or_default())).into_bytes());
+        rest = after.strip_prefix(MARK.as_bytes()).unwrap_or(after);
+    }
+    out.extend(rest.iter().copied());
+}
+
 /// How long ago `time` (RFC 3339) was, as upstream shortens it; `<unknown>` when it is not set or no time.
 pub fn since(time: &str, now: &Timestamp) -> String {
     match time.parse::<Timestamp>() {
+        Ok(then) if *now == LATER => format!("{MARK}{}{MARK}", then.as_second()),
         Ok(then) => human(now.as_second().saturating_sub(then.as_second())),
         Err(_) => "<unknown>".into(),
     }
@@ -135,6 +163,27 @@ pub fn selector_cell(selector: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_that_was_kept_is_filled_with_the_time_of_its_reading() {
+        let text = format!(
+            "[\"{}\",\"3 ({} ago)\"]",
+            since("2026-01-01T00:00:00Z", &LATER),
+            since("2026-01-01T00:00:30Z", &LATER)
+        );
+        assert!(marked(text.as_bytes()));
+        for now in ["2026-01-01T00:01:00Z", "2026-01-03T00:00:00Z"] {
+            let now: Timestamp = now.parse().unwrap();
+            let mut out = Vec::new();
+            fill(text.as_bytes(), &now, &mut out);
+            let want = format!(
+                "[\"{}\",\"3 ({} ago)\"]",
+                since("2026-01-01T00:00:00Z", &now),
+                since("2026-01-01T00:00:30Z", &now)
+            );
+            assert_eq!(String::from_utf8(out).unwrap(), want);
+        }
+    }
 
     #[test]
     fn durations_are_shortened_as_upstream_does() {

@@ -17,11 +17,12 @@ use steersman_storage::cache::{self, Cache, Object, Snapshot};
 
 use super::matching::{Matcher, stored_field};
 use super::object::{self, Form};
+use super::rows::Rows;
 use super::{cache_refusal, transform};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::{Authorized, Target};
-use crate::negotiate::{self, Output, Transform};
+use crate::negotiate::{self, MetaVersion, Output, Transform};
 use crate::options::{ListOptions, VersionMatch, parse_version};
 use crate::resources::Resource;
 use crate::respond;
@@ -45,13 +46,36 @@ pub async fn list(api: &Api, ticket: &Authorized, target: &Target) -> Result<Res
     let call = ticket.call();
     let output = negotiate::output(&call.headers, &call.query, false)?;
     let options = ListOptions::read(&call.query, false, &target.resource)?;
+    let mut rows = None;
     if matches!(output.transform, Transform::Table(_)) {
-        transform::include(&call.query)?;
+        let include = transform::include(&call.query)?;
+        let headers = !call.query.flag("noHeaders").unwrap_or(false);
+        let now = call.now;
+        rows = Some(Rows { include, headers, now });
     }
     let selected = select(api, target, &options).await?;
     let resource = target.resource.clone();
+    let plain = output.media != MediaType::Yaml && !output.pretty;
     match output.transform {
         Transform::PartialObjectMetadata(_) => return Err(transform::wrong_shape(&resource, true)),
+        Transform::Table(MetaVersion::V1) if plain => {
+            return streamed(
+                api.cache.clone(),
+                resource,
+                selected,
+                &output,
+                rows.map_or(Piece::OBJECT, Piece::Row),
+            );
+        }
+        Transform::PartialObjectMetadataList(MetaVersion::V1) if plain => {
+            return streamed(
+                api.cache.clone(),
+                resource,
+                selected,
+                &output,
+                Piece::Object(Form::Metadata),
+            );
+        }
         Transform::Table(version) => {
             let values = values(&resource, &selected.objects)?;
             let table = transform::table(
@@ -67,13 +91,10 @@ pub async fn list(api: &Api, ticket: &Authorized, target: &Target) -> Result<Res
         }
         _ => {}
     }
-    if output.pretty
-        || output.media == MediaType::Yaml
-        || matches!(output.transform, Transform::PartialObjectMetadataList(_))
-    {
+    if !plain || matches!(output.transform, Transform::PartialObjectMetadataList(_)) {
         return whole(&resource, &selected, &output);
     }
-    streamed(api.cache.clone(), resource, selected, &output)
+    streamed(api.cache.clone(), resource, selected, &output, Piece::OBJECT)
 }
 
 /// The objects that a list or deletecollection is about.
@@ -260,17 +281,40 @@ fn whole(resource: &Resource, selected: &Selected, output: &Output) -> Result<Re
     respond::object(output, 200, &list)
 }
 
+/// What stands for an object in the list.
+#[derive(Clone, Copy)]
+enum Piece {
+    Object(Form),
+    Row(Rows),
+}
+
+impl Piece {
+    const OBJECT: Self = Self::Object(Form::Whole);
+
+    /// `apiVersion` and `kind` of the list.
+    fn list_type<'a>(self, resource: &'a Resource) -> (&'a str, &'a str) {
+        match self {
+            Self::Object(Form::Metadata) => ("meta.k8s.io/v1", "PartialObjectMetadataList"),
+            _ => (resource.api_version.as_str(), resource.list_kind.as_str()),
+        }
+    }
+}
+
 /// The list piece by piece: what is held is the snapshot's objects and one chunk.
 fn streamed(
     cache: Arc<Cache>,
     resource: Arc<Resource>,
     selected: Selected,
     output: &Output,
+    piece: Piece,
 ) -> Result<Response<Body>, Status> {
     let media = output.media;
-    let (head, tail) = match media {
-        MediaType::Protobuf => protobuf_frame(&cache, &resource, &selected)?,
-        _ => json_frame(&resource, &selected),
+    let (head, tail) = match (piece, media) {
+        (Piece::Row(rows), _) => rows.frame(&resource, metadata(&selected))?,
+        (Piece::Object(form), MediaType::Protobuf) => {
+            protobuf_frame(&cache, &resource, &selected, form, piece.list_type(&resource))?
+        }
+        _ => json_frame(piece.list_type(&resource), &selected),
     };
     let objects = selected.objects.into_iter();
     let mut chunks = Chunks {
@@ -278,6 +322,7 @@ fn streamed(
         resource,
         objects,
         media,
+        piece,
         first: true,
         pending: head,
         tail: Some(tail),
@@ -334,9 +379,8 @@ fn gzipped(first: Option<std::io::Result<Bytes>>, chunks: Chunks, content_type: 
 }
 
 /// What stands before and after the items.
-fn json_frame(resource: &Resource, selected: &Selected) -> (BytesMut, Bytes) {
+fn json_frame((version, kind): (&str, &str), selected: &Selected) -> (BytesMut, Bytes) {
     let mut head = BytesMut::with_capacity(CHUNK + 4096);
-    let (kind, version) = (&resource.list_kind, &resource.api_version);
     let start = format!(
         r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{},"items":["#,
         metadata(selected)
@@ -346,7 +390,13 @@ fn json_frame(resource: &Resource, selected: &Selected) -> (BytesMut, Bytes) {
 }
 
 /// As [`json_frame`]: `k8s\0`, then runtime.Unknown with the list message, whose length is computed from the items'.
-fn protobuf_frame(cache: &Cache, resource: &Resource, selected: &Selected) -> Result<(BytesMut, Bytes), Status> {
+fn protobuf_frame(
+    cache: &Cache,
+    resource: &Resource,
+    selected: &Selected,
+    form: Form,
+    (version, kind): (&str, &str),
+) -> Result<(BytesMut, Bytes), Status> {
     let mut meta = Vec::new();
     put_bytes(&mut meta, 1, b"");
     put_bytes(&mut meta, 2, selected.revision.to_string().as_bytes());
@@ -359,13 +409,13 @@ fn protobuf_frame(cache: &Cache, resource: &Resource, selected: &Selected) -> Re
     put_bytes(&mut message, 1, &meta);
     let mut length = message.len();
     for object in &selected.objects {
-        let bytes = object::bytes(cache, resource, object, MediaType::Protobuf, Form::Whole)?;
+        let bytes = object::bytes(cache, resource, object, MediaType::Protobuf, form)?;
         let raw = raw_message(&bytes)?.len();
         length += 1 + varint_len(raw as u64) + raw;
     }
     let mut type_meta = Vec::new();
-    put_bytes(&mut type_meta, 1, resource.api_version.as_bytes());
-    put_bytes(&mut type_meta, 2, resource.list_kind.as_bytes());
+    put_bytes(&mut type_meta, 1, version.as_bytes());
+    put_bytes(&mut type_meta, 2, kind.as_bytes());
     let mut head = b"k8s\0".to_vec();
     put_bytes(&mut head, 1, &type_meta);
     head.push(2 << 3 | 2);
@@ -408,6 +458,7 @@ struct Chunks {
     resource: Arc<Resource>,
     objects: std::vec::IntoIter<Arc<Object>>,
     media: MediaType,
+    piece: Piece,
     first: bool,
     pending: BytesMut,
     /// Taken with the last chunk.
@@ -416,7 +467,16 @@ struct Chunks {
 
 impl Chunks {
     fn put(&mut self, object: &Arc<Object>) -> Result<(), Status> {
-        let bytes = object::bytes(&self.cache, &self.resource, object, self.media, Form::Whole)?;
+        let form = match self.piece {
+            Piece::Object(form) => form,
+            Piece::Row(rows) => {
+                if !std::mem::take(&mut self.first) {
+                    self.pending.put_u8(b',');
+                }
+                return rows.put(&self.cache, &self.resource, object, &mut self.pending);
+            }
+        };
+        let bytes = object::bytes(&self.cache, &self.resource, object, self.media, form)?;
         if self.media == MediaType::Protobuf {
             let raw = raw_message(&bytes)?;
             self.pending.put_u8(2 << 3 | 2);

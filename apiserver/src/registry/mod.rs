@@ -16,6 +16,7 @@ pub mod matching;
 pub mod object;
 pub mod patch;
 pub mod rewrite;
+pub mod rows;
 pub mod transform;
 pub mod update;
 pub mod watch;

@@ -17,7 +17,7 @@ use crate::resources::Resource;
 const MAGIC: &[u8] = b"k8s\0";
 
 /// Numbers of encodings kept with an object or an event. See [`slot`].
-const SLOT_TRANSFORMS: u8 = 2;
+const SLOT_TRANSFORMS: u8 = 3;
 const SLOT_VERSIONS: u8 = 2;
 
 /// What an encoding is of.
@@ -26,6 +26,8 @@ pub enum Form {
     Whole,
     /// `PartialObjectMetadata` of meta.k8s.io/v1.
     Metadata,
+    /// A Table's row without its object and with marked times: [`super::rows`].
+    Row,
 }
 
 /// The number under which an encoding is kept: media type, form, and whether it is the stored version.
@@ -38,6 +40,7 @@ pub fn slot(resource: &Resource, media: MediaType, form: Form) -> u8 {
     let form = match form {
         Form::Whole => 0,
         Form::Metadata => 1,
+        Form::Row => 2,
     };
     let version = u8::from(resource.converts());
     (media * SLOT_TRANSFORMS + form) * SLOT_VERSIONS + version
@@ -64,14 +67,16 @@ pub fn value_of(resource: &Resource, stored: &[u8], key: &str) -> Result<Value, 
 }
 
 fn stored_value(stored: &[u8], key: &str) -> Result<Value, Status> {
-    codec::decode_stored(stored).map_err(|error| {
-        tracing::error!(key, %error, "stored object cannot be decoded");
-        Status::new(
-            500,
-            "StorageReadError",
-            format!("unable to decode the object stored under {key:?}"),
-        )
-    })
+    codec::decode_stored(stored).map_err(|error| unreadable(key, &error))
+}
+
+fn unreadable(key: &str, error: &dyn std::fmt::Display) -> Status {
+    tracing::error!(key, %error, "stored object cannot be decoded");
+    Status::new(
+        500,
+        "StorageReadError",
+        format!("unable to decode the object stored under {key:?}"),
+    )
 }
 
 fn prepare(resource: &Resource, value: &mut Value) {
@@ -102,14 +107,6 @@ pub fn to_stored(resource: &Resource, value: &Value) -> Result<Bytes, Status> {
     })?))
 }
 
-/// The object's bytes in an encoding, made once per version and shared.
-///
-/// # Errors
-/// 500 when the stored bytes cannot be read.
-pub fn bytes(
-    cache: &Cache,
-    resource: &Resource,
-    object: &Arc<Object>,
 /// What a client is told of an object that was just written: what reading it back would say.
 pub fn as_stored(resource: &Resource, value: &mut Value) {
     // These two are stored as JSON, which forgets nothing.
@@ -121,14 +118,23 @@ pub fn as_stored(resource: &Resource, value: &mut Value) {
     }
 }
 
+/// The object's bytes in an encoding, made once per version and shared.
+///
+/// # Errors
+/// 500 when the stored bytes cannot be read.
+pub fn bytes(
+    cache: &Cache,
+    resource: &Resource,
+    object: &Arc<Object>,
     media: MediaType,
     form: Form,
 ) -> Result<Bytes, Status> {
-    if media == MediaType::Protobuf && form == Form::Whole && !resource.converts() && object.stored().starts_with(MAGIC)
-    {
+    let as_it_is = !resource.converts() && object.stored().starts_with(MAGIC);
+    if media == MediaType::Protobuf && form == Form::Whole && as_it_is {
         return Ok(object.stored().clone());
     }
-    if media == MediaType::Yaml {
+    // The metadata's bytes are only copied: not worth keeping.
+    if media == MediaType::Yaml || (media == MediaType::Protobuf && form == Form::Metadata && as_it_is) {
         return encode(resource, object, media, form);
     }
     cache.encoding(object, slot(resource, media, form), || {
@@ -155,18 +161,24 @@ pub fn encode_stored(
     media: MediaType,
     form: Form,
 ) -> Result<Bytes, Status> {
+    let damaged = |error: codec::EncodeError| unreadable(key, &error);
+    if form == Form::Metadata && !resource.converts() && stored.starts_with(MAGIC) {
+        let metadata = codec::part::metadata(stored).map_err(damaged)?;
+        match media {
+            MediaType::Json => {
+                let mut out = Vec::with_capacity(metadata.len() * 3 / 2);
+                codec::protobuf_to_json(&metadata, &mut out).map_err(damaged)?;
+                return Ok(out.into());
+            }
+            MediaType::Protobuf => return Ok(metadata.into()),
+            MediaType::Yaml => {}
+        }
+    }
     if form == Form::Whole && !resource.converts() {
         match media {
             MediaType::Json if stored.starts_with(MAGIC) => {
                 let mut out = Vec::with_capacity(stored.len() * 3 / 2);
-                codec::protobuf_to_json(stored, &mut out).map_err(|error| {
-                    tracing::error!(key, %error, "stored object cannot be decoded");
-                    Status::new(
-                        500,
-                        "StorageReadError",
-                        format!("unable to decode the object stored under {key:?}"),
-                    )
-                })?;
+                codec::protobuf_to_json(stored, &mut out).map_err(damaged)?;
                 return Ok(out.into());
             }
             MediaType::Json => return Ok(Bytes::copy_from_slice(stored)),

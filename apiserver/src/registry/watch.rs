@@ -333,7 +333,7 @@ impl Watching {
                 return Ok(out.freeze());
             }
         };
-        // Encodings 0..12 are an object's own, so an event's are three times as many.
+        // As many as an object has, times three.
         let slot = object::slot(&self.resource, self.output.media, form) * 3 + kind as u8;
         let (resource, media) = (&self.resource, self.output.media);
         event.encoding(slot, || {

@@ -18,6 +18,7 @@
 mod envelope;
 pub mod forget;
 mod json;
+pub mod part;
 mod proto;
 mod scalar;
 mod splice;
