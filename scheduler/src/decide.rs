@@ -6,8 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::plugins::{Plugin, ScoreContext, Verdict, normalize};
+use crate::cycle::Cycle;
+use crate::plugins::{Plugin, Verdict};
 use crate::pod::PodInfo;
+use crate::preempt::{self, Preemption};
+use crate::profiles::Profile;
 use crate::snapshot::{NodeInfo, Snapshot};
 
 /// With fewer nodes than this, all of them are looked at (upstream: `minFeasibleNodesToFind`).
@@ -16,7 +19,7 @@ const ENOUGH_NODES: usize = 100;
 const LEAST_SHARE: usize = 5;
 
 /// The result of a decision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Placement {
     Node {
         name: String,
@@ -27,7 +30,7 @@ pub enum Placement {
 }
 
 /// Why no node takes a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Unschedulable {
     /// How many nodes there are.
     pub nodes: usize,
@@ -35,10 +38,24 @@ pub struct Unschedulable {
     pub reasons: BTreeMap<String, usize>,
     /// Names of the plugins that refused: only events that they wait for wake the pod.
     pub rejected_by: BTreeSet<&'static str>,
-    /// Nodes that could take the pod if enough of lower priority went away, and hold no pod of lower priority.
-    pub without_victims: usize,
     /// Nodes for which removing pods cannot help.
     pub unresolvable: usize,
+    /// What came of trying to displace pods.
+    pub room: Room,
+}
+
+/// Whether room can be made for a pod that fits nowhere.
+#[derive(Clone, Debug, Default)]
+pub enum Room {
+    /// Nobody tried.
+    #[default]
+    Untried,
+    /// It must not be tried; upstream's words. What was decided before stays.
+    Forbidden(&'static str),
+    /// By these pods leaving this node.
+    Found(Preemption),
+    /// Nowhere; per reason, how many nodes gave it.
+    Nowhere(BTreeMap<String, usize>),
 }
 
 impl Unschedulable {
@@ -57,26 +74,23 @@ impl Unschedulable {
             texts.sort();
             texts.join(", ")
         };
-        // The second sentence is what upstream's DynamicResources plugin adds when it has no claim to take back: always so,
-        // as long as claims are nobody's business here.
-        let mut text = format!(
-            "0/{nodes} nodes are available: {}. no new claims to deallocate",
-            list(&self.reasons)
-        );
-        if self.without_victims + self.unresolvable == nodes {
-            let preemption = [
-                ("No preemption victims found for incoming pod", self.without_victims),
-                ("Preemption is not helpful for scheduling", self.unresolvable),
-            ];
-            let preemption = preemption
-                .into_iter()
-                .filter(|(_, n)| *n > 0)
-                .map(|(text, n)| (text.to_owned(), n))
-                .collect();
-            text.push_str(&format!(
-                ", preemption: 0/{nodes} nodes are available: {}.",
-                list(&preemption)
-            ));
+        let mut text = format!("0/{nodes} nodes are available: {}.", list(&self.reasons));
+        // "no new claims" is what upstream's DynamicResources plugin says when it has no claim to take back: always so, as
+        // long as claims are nobody's business here. Nobody says anything once room was found.
+        match &self.room {
+            Room::Found(_) => {}
+            Room::Untried => text.push_str(" no new claims to deallocate"),
+            Room::Forbidden(why) => text.push_str(&format!(" no new claims to deallocate, preemption: {why}")),
+            Room::Nowhere(reasons) => {
+                let mut reasons = reasons.clone();
+                if self.unresolvable > 0 {
+                    reasons.insert("Preemption is not helpful for scheduling".to_owned(), self.unresolvable);
+                }
+                text.push_str(&format!(
+                    " no new claims to deallocate, preemption: 0/{nodes} nodes are available: {}.",
+                    list(&reasons)
+                ));
+            }
         }
         text
     }
@@ -84,42 +98,70 @@ impl Unschedulable {
 
 /// Decides for `pod`. `start` is where to begin looking in the list of nodes; `random` breaks ties among the best.
 #[must_use]
-pub fn decide(plugins: &[Plugin], pod: &PodInfo, snapshot: &Snapshot, start: usize, random: u64) -> Placement {
+pub fn decide(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, start: usize, random: u64) -> Placement {
+    let plugins = &profile.plugins;
     let count = snapshot.nodes.len();
     let wanted = enough(count);
+    let cycle = Cycle::new(pod, snapshot);
+    let start = if count == 0 { 0 } else { start % count };
+    // Room was made there for this pod: nowhere else, as long as it fits.
+    let nominated = snapshot.nodes.iter().find(|n| n.name == pod.nominated());
+    if let Some(node) = nominated.filter(|node| rejection(plugins, pod, node, &cycle).is_none()) {
+        return Placement::Node {
+            name: node.name.clone(),
+            next_start: start,
+        };
+    }
     let mut feasible: Vec<&Arc<NodeInfo>> = Vec::new();
+    let mut mendable: Vec<&Arc<NodeInfo>> = Vec::new();
     let mut why = Unschedulable {
         nodes: count,
         ..Unschedulable::default()
     };
     let mut looked_at = 0;
-    let start = if count == 0 { 0 } else { start % count };
     for node in snapshot.nodes[start..].iter().chain(&snapshot.nodes[..start]) {
         if feasible.len() >= wanted {
             break;
         }
         looked_at += 1;
-        match first_rejection(plugins, pod, node) {
+        match rejection(plugins, pod, node, &cycle) {
             None => feasible.push(node),
             Some((plugin, reasons, resolvable)) => {
                 why.rejected_by.insert(plugin);
                 for reason in reasons {
                     *why.reasons.entry(reason).or_default() += 1;
                 }
-                if !resolvable {
+                if resolvable {
+                    mendable.push(node);
+                } else {
                     why.unresolvable += 1;
-                } else if node.pods.values().all(|p| p.priority >= pod.priority) {
-                    why.without_victims += 1;
                 }
             }
         }
     }
-    match best(plugins, pod, &feasible, snapshot, random) {
+    match best(plugins, pod, &feasible, &cycle, random) {
         Some(node) => Placement::Node {
             name: node.name.clone(),
             next_start: (start + looked_at) % count.max(1),
         },
-        None => Placement::Unschedulable(why),
+        None => {
+            if profile.preempts && count > 0 {
+                why.room = room(plugins, pod, &cycle, &mendable, random);
+            }
+            Placement::Unschedulable(why)
+        }
+    }
+}
+
+fn room(plugins: &[Plugin], pod: &PodInfo, cycle: &Cycle<'_>, mendable: &[&Arc<NodeInfo>], random: u64) -> Room {
+    let hopeless = !mendable.iter().any(|n| n.name == pod.nominated());
+    if let Some(why) = preempt::forbidden(pod, cycle, hopeless) {
+        return Room::Forbidden(why);
+    }
+    let attempt = preempt::attempt(plugins, pod, cycle, mendable, random);
+    match attempt.chosen {
+        Some(preemption) => Room::Found(preemption),
+        None => Room::Nowhere(attempt.reasons),
     }
 }
 
@@ -132,30 +174,59 @@ fn enough(nodes: usize) -> usize {
     (nodes * share / 100).max(ENOUGH_NODES)
 }
 
-fn first_rejection(plugins: &[Plugin], pod: &PodInfo, node: &NodeInfo) -> Option<(&'static str, Vec<String>, bool)> {
-    plugins.iter().find_map(|plugin| match (plugin.filter?)(pod, node) {
-        Verdict::Fits => None,
-        Verdict::Rejected { reasons, resolvable } => Some((plugin.name, reasons, resolvable)),
-    })
+/// Plugin, reasons, and whether fewer pods on the node could mend it.
+pub(crate) type Rejection = (&'static str, Vec<String>, bool);
+
+/// What speaks against the node as it is.
+fn first_rejection(plugins: &[Plugin], pod: &PodInfo, node: &NodeInfo, cycle: &Cycle<'_>) -> Option<Rejection> {
+    plugins
+        .iter()
+        .find_map(|plugin| match (plugin.filter?)(pod, node, cycle) {
+            Verdict::Fits => None,
+            Verdict::Rejected { reasons, resolvable } => Some((plugin.name, reasons, resolvable)),
+        })
+}
+
+/// What speaks against the node, also when the pods come for which room was made there. (Both must fit: the others may
+/// come or not.)
+pub(crate) fn rejection(plugins: &[Plugin], pod: &PodInfo, node: &NodeInfo, cycle: &Cycle<'_>) -> Option<Rejection> {
+    let coming = cycle.snapshot.nominated.get(&node.name).into_iter().flatten();
+    let coming: Vec<_> = coming
+        .filter(|p| p.priority >= pod.priority && p.key != pod.key)
+        .collect();
+    if !coming.is_empty() {
+        let (mut full, mut counts) = (node.clone(), cycle.clone());
+        for other in coming {
+            full.add(other.clone());
+            counts.change(pod, other, node, 1);
+        }
+        let rejection = first_rejection(plugins, pod, &full, &counts);
+        if rejection.is_some() {
+            return rejection;
+        }
+    }
+    first_rejection(plugins, pod, node, cycle)
+}
+
+/// Whether nothing speaks against the node.
+pub(crate) fn fits(plugins: &[Plugin], pod: &PodInfo, node: &NodeInfo, cycle: &Cycle<'_>) -> bool {
+    rejection(plugins, pod, node, cycle).is_none()
 }
 
 fn best<'a>(
     plugins: &[Plugin],
     pod: &PodInfo,
     feasible: &[&'a Arc<NodeInfo>],
-    snapshot: &Snapshot,
+    cycle: &Cycle<'_>,
     random: u64,
 ) -> Option<&'a Arc<NodeInfo>> {
     if feasible.len() < 2 {
         return feasible.first().copied();
     }
-    let context = ScoreContext { nodes: &snapshot.nodes };
     let mut totals = vec![0_i64; feasible.len()];
     for score in plugins.iter().filter_map(|p| p.score.as_ref()) {
-        let mut raw: Vec<i64> = feasible.iter().map(|node| (score.of)(pod, node, &context)).collect();
-        normalize(score.normalize, &mut raw);
-        for (total, raw) in totals.iter_mut().zip(raw) {
-            *total += raw * score.weight;
+        for (total, one) in totals.iter_mut().zip(score.of.of(pod, feasible, cycle)) {
+            *total += one * score.weight;
         }
     }
     let highest = totals.iter().copied().max()?;

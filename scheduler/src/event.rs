@@ -14,12 +14,19 @@ pub enum ClusterEvent {
     NodeLabels,
     /// A node's taints changed, or it was cordoned or uncordoned.
     NodeTaints,
+    NodeGone,
+    /// A pod came to a node.
+    AssignedPodAdded,
+    AssignedPodLabels,
     /// A pod on a node was deleted, finished, or asks for less.
     AssignedPodGone,
     /// The waiting pod itself asks for something else.
     PodRequests,
     /// The waiting pod itself tolerates something else.
     PodTolerations,
+    /// The waiting pod itself is labelled differently.
+    PodLabels,
+    NamespaceLabels,
 }
 
 /// What changed between two versions of a node.
@@ -54,6 +61,9 @@ pub fn pending_pod_changes(old: &Pod, new: &Pod) -> Vec<ClusterEvent> {
     }
     if tolerations(old) != tolerations(new) {
         events.push(ClusterEvent::PodTolerations);
+    }
+    if old.metadata().labels != new.metadata().labels {
+        events.push(ClusterEvent::PodLabels);
     }
     events
 }

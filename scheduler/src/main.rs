@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use steersman_runtime::events::Recorder;
 use steersman_runtime::leader::{self, Outcome};
 use steersman_runtime::metrics::Metrics;
 use steersman_runtime::{Client, Informers, flags, logging, serve, shutdown};
 use steersman_scheduler::options::Options;
+use steersman_scheduler::profiles::Config;
 use steersman_scheduler::run::Scheduler;
 use tracing::info;
 
 const NAME: &str = "kube-scheduler";
-/// Pods that name no scheduler get this one's name from the API server.
-const SCHEDULER: &str = "default-scheduler";
 const PORT: u16 = 10259;
 
 fn main() {
@@ -34,23 +34,41 @@ fn main() {
 async fn run(options: Options) -> anyhow::Result<()> {
     let Options {
         kubeconfig,
+        config,
         serving,
         leader: election,
         logging: _,
     } = options;
+    let config = match &config {
+        None => Config::default(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("open {}", path.display()))?;
+            Config::parse(&text).map_err(anyhow::Error::msg)?
+        }
+    };
+    let kubeconfig = config.kubeconfig.map(Into::into).or(kubeconfig);
+    let kubeconfig: std::path::PathBuf = kubeconfig.context("--kubeconfig is required")?;
     let stop = shutdown::on_signals()?;
     let client = Client::from_kubeconfig(&kubeconfig, NAME).await?;
     let host = flags::hostname();
-    let recorder = Recorder::new(client.clone(), SCHEDULER, &host);
+    let profiles: Vec<_> = config
+        .profiles
+        .into_iter()
+        .map(|profile| {
+            let recorder = Recorder::new(client.clone(), &profile.name, &host);
+            (profile, recorder)
+        })
+        .collect();
+    let recorder = Recorder::new(client.clone(), NAME, &host);
     let election = (
-        election.leader_elect,
+        config.leader_elect.unwrap_or(election.leader_elect),
         election
             .config(NAME, leader::identity(&host))
             .map_err(anyhow::Error::msg)?,
     );
 
     let informers = Informers::new(client.clone());
-    let scheduler = Scheduler::start(client.clone(), recorder.clone(), &informers, SCHEDULER);
+    let scheduler = Scheduler::start(client.clone(), profiles, &informers);
     let metrics = Metrics::new();
     register(&metrics, &scheduler);
     serve::open(&serving, NAME, PORT, &client, metrics, |_| {}, stop.clone()).await?;

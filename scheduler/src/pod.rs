@@ -6,6 +6,7 @@ use steersman_types::Typed;
 use steersman_types::api::core::v1::Pod;
 
 use crate::resources::{self, PodRequests};
+use crate::terms::{Spread, Terms};
 
 /// `namespace/name` and UID of a pod: a re-created pod of the same name is another pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +63,10 @@ pub struct PodInfo {
     pub requests: PodRequests,
     pub host_ports: Vec<HostPort>,
     pub priority: i32,
+    /// Its opinions about other pods.
+    pub terms: Terms,
+    pub spread_hard: Vec<Spread>,
+    pub spread_soft: Vec<Spread>,
 }
 
 impl PodInfo {
@@ -73,8 +78,20 @@ impl PodInfo {
             requests: resources::requests(&pod),
             host_ports: host_ports(&pod),
             priority,
+            terms: Terms::of(&pod),
+            spread_hard: Spread::of(&pod, true),
+            spread_soft: Spread::of(&pod, false),
             pod,
         }
+    }
+
+    /// The node that was cleared for it by preemption, empty if none.
+    #[must_use]
+    pub fn nominated(&self) -> &str {
+        let status = self.pod.status.as_ref();
+        status
+            .and_then(|s| s.nominated_node_name.as_deref())
+            .unwrap_or_default()
     }
 
     /// The node that the pod is bound to, empty if none.

@@ -11,16 +11,20 @@ use serde_json::json;
 use steersman_runtime::events::{EventType, Recorder, reference};
 use steersman_runtime::{ApiError, Client, Informers, Patch};
 use steersman_types::Typed;
-use steersman_types::api::core::v1::{Node, Pod};
+use steersman_types::api::core::v1::{Namespace, Node, Pod};
+use steersman_types::api::policy::v1::PodDisruptionBudget;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::decide::{Placement, Unschedulable, decide};
+use crate::decide::{Placement, Room, Unschedulable, decide};
 use crate::plugins::ALL;
 use crate::pod::PodInfo;
+use crate::profiles::Profile;
+use crate::spreading::Alike;
 use crate::state::State;
+use crate::victims;
 
 /// Bindings and status writes under way at once; more wait, and with them the next decision.
 const MOST_BINDINGS: usize = 64;
@@ -32,20 +36,25 @@ const IDLE: Duration = Duration::from_mins(1);
 /// Everything the running scheduler shares with its background tasks.
 pub struct Scheduler {
     client: Client,
-    recorder: Recorder,
+    /// Each with the recorder that signs its events.
+    profiles: Vec<(Profile, Recorder)>,
+    alike: Alike,
     state: Mutex<State>,
     changed: Notify,
     slots: Arc<Semaphore>,
 }
 
 impl Scheduler {
-    /// Follows pods and nodes; handlers change the state and wake the loop.
+    /// Follows pods, nodes, namespaces and budgets; handlers change the state and wake the loop. There is at least one
+    /// profile.
     #[must_use]
-    pub fn start(client: Client, recorder: Recorder, informers: &Informers, scheduler_name: &str) -> Arc<Self> {
+    pub fn start(client: Client, profiles: Vec<(Profile, Recorder)>, informers: &Informers) -> Arc<Self> {
+        let names = profiles.iter().map(|(profile, _)| profile.name.clone()).collect();
         let scheduler = Arc::new(Self {
             client,
-            recorder,
-            state: Mutex::new(State::new(scheduler_name, ALL)),
+            profiles,
+            alike: Alike::new(informers),
+            state: Mutex::new(State::new(names, ALL)),
             changed: Notify::new(),
             slots: Arc::new(Semaphore::new(MOST_BINDINGS)),
         });
@@ -63,7 +72,34 @@ impl Scheduler {
                 s.changed.notify_one();
             }
         });
+        let follower = Arc::downgrade(&scheduler);
+        informers.of::<Namespace>().on_event(move |event| {
+            if let Some(s) = follower.upgrade() {
+                s.state.lock().on_namespace(event, Instant::now());
+                s.changed.notify_one();
+            }
+        });
+        let follower = Arc::downgrade(&scheduler);
+        informers.of::<PodDisruptionBudget>().on_event(move |event| {
+            if let Some(s) = follower.upgrade() {
+                s.state.lock().on_budget(event);
+            }
+        });
         scheduler
+    }
+
+    /// The profile whose business a pod is; the queue holds no others.
+    fn profile(&self, pod: &PodInfo) -> Option<&(Profile, Recorder)> {
+        let name = pod.pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
+        self.profiles
+            .iter()
+            .find(|(profile, _)| Some(profile.name.as_str()) == name)
+    }
+
+    fn event(&self, pod: &PodInfo, kind: EventType, reason: &str, text: &str) {
+        if let Some((_, recorder)) = self.profile(pod) {
+            recorder.event(&reference(&*pod.pod), kind, reason, text);
+        }
     }
 
     /// Pods by where they wait: active, backing off, unschedulable.
@@ -86,7 +122,12 @@ impl Scheduler {
                 }
                 continue;
             };
-            let placement = decide(ALL, &pod, &snapshot, start, rand::random());
+            let Some((profile, _)) = self.profile(&pod) else {
+                self.state.lock().dismiss(&pod.key);
+                continue;
+            };
+            let pod = self.alike.with_defaults(&pod);
+            let placement = decide(profile, &pod, &snapshot, start, rand::random());
             let slot = tokio::select! {
                 slot = self.slots.clone().acquire_owned() => slot,
                 () = stop.cancelled() => return,
@@ -103,10 +144,27 @@ impl Scheduler {
                     }
                 }
                 Placement::Unschedulable(why) => {
-                    self.state.lock().failed(&pod.key, &why, Instant::now());
+                    // What the pod was promised before stays, unless it was looked at again and nothing was found.
+                    let promise = match &why.room {
+                        Room::Found(room) => Some(room.node.clone()),
+                        Room::Nowhere(_) => Some(String::new()),
+                        Room::Untried | Room::Forbidden(_) => None,
+                    };
+                    let lower = {
+                        let mut state = self.state.lock();
+                        let lower = promise.as_ref().map(|node| state.nominate(&pod, node));
+                        state.failed(&pod.key, &why, Instant::now());
+                        lower.unwrap_or_default()
+                    };
                     let scheduler = self.clone();
                     tokio::spawn(async move {
-                        scheduler.report(&pod, &why).await;
+                        scheduler.report(&pod, &why, promise).await;
+                        for other in &lower {
+                            victims::clear_nomination(&scheduler.client, other).await;
+                        }
+                        if let (Room::Found(room), Some((profile, recorder))) = (&why.room, scheduler.profile(&pod)) {
+                            victims::displace(&scheduler.client, recorder, &profile.name, &pod, room).await;
+                        }
                         drop(slot);
                     });
                 }
@@ -129,8 +187,7 @@ impl Scheduler {
             Ok(_) => {
                 info!(pod = %key, node, "successfully bound pod to node");
                 let text = format!("Successfully assigned {key} to {node}");
-                self.recorder
-                    .event(&reference(&*pod.pod), EventType::Normal, "Scheduled", &text);
+                self.event(pod, EventType::Normal, "Scheduled", &text);
             }
             Err(error) => {
                 self.state.lock().binding_failed(key, Instant::now());
@@ -139,26 +196,22 @@ impl Scheduler {
                 if !(error.is_not_found() || error.is_conflict()) {
                     warn!(pod = %key, node, %error, "binding failed");
                     let text = format!("running Bind plugin \"DefaultBinder\": {error}");
-                    self.note_failure(pod, "SchedulerError", &text).await;
+                    self.note_failure(pod, "SchedulerError", &text, None).await;
                 }
             }
         }
     }
 
-    async fn report(&self, pod: &PodInfo, why: &Unschedulable) {
+    async fn report(&self, pod: &PodInfo, why: &Unschedulable, promise: Option<String>) {
         debug!(pod = %pod.key, "unable to schedule pod; no fit; waiting");
-        self.note_failure(pod, "Unschedulable", &why.message()).await;
+        self.note_failure(pod, "Unschedulable", &why.message(), promise).await;
     }
 
-    /// The event, and the pod's `PodScheduled` condition if it says something else so far.
-    async fn note_failure(&self, pod: &PodInfo, reason: &str, message: &str) {
-        self.recorder.event(
-            &reference(&*pod.pod),
-            EventType::Warning,
-            "FailedScheduling",
-            truncated(message),
-        );
-        if has_condition(&pod.pod, reason, message) {
+    /// The event; and the pod's `PodScheduled` condition and nominated node, if they say something else so far.
+    async fn note_failure(&self, pod: &PodInfo, reason: &str, message: &str, promise: Option<String>) {
+        self.event(pod, EventType::Warning, "FailedScheduling", truncated(message));
+        let promise = promise.filter(|node| node != pod.nominated());
+        if has_condition(&pod.pod, reason, message) && promise.is_none() {
             return;
         }
         let now = steersman_types::jiff::Timestamp::now();
@@ -167,7 +220,11 @@ impl Scheduler {
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
             "lastProbeTime": null, "lastTransitionTime": since, "observedGeneration": pod.pod.metadata().generation,
         });
-        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.key.uid}, "status": {"conditions": [condition]}}));
+        let mut status = json!({"conditions": [condition]});
+        if let Some(node) = promise {
+            status["nominatedNodeName"] = if node.is_empty() { json!(null) } else { json!(node) };
+        }
+        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.key.uid}, "status": status}));
         let done = self
             .client
             .patch::<Pod>(&patch, Some(&pod.key.namespace), &pod.key.name, Some("status"))

@@ -4,7 +4,7 @@
 //! bound by a watch. A [`Snapshot`] is what one scheduling decision reads: cheap (a list of shared nodes), immutable.
 //! No clock, no client.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use steersman_schema::quantity::Quantity;
@@ -13,6 +13,7 @@ use steersman_types::api::core::v1::{Node, Pod};
 
 use crate::pod::{HostPort, PodInfo, PodKey, is_finished};
 use crate::resources::Resources;
+use crate::selector::Labels;
 
 /// A node and the sum of what is on it.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct NodeInfo {
     pub non_zero_milli_cpu: i64,
     pub non_zero_memory: i64,
     pub host_ports: Vec<HostPort>,
+    /// How many of its pods have an opinion about other pods.
+    pub opinionated: usize,
     /// Bytes of each image that the node holds, by every name it goes by.
     pub images: HashMap<String, i64>,
 }
@@ -44,6 +47,7 @@ impl NodeInfo {
             non_zero_milli_cpu: 0,
             non_zero_memory: 0,
             host_ports: Vec::new(),
+            opinionated: 0,
             images: HashMap::new(),
         }
     }
@@ -65,8 +69,24 @@ impl NodeInfo {
         self.node = Some(node);
     }
 
-    fn add(&mut self, pod: Arc<PodInfo>) {
+    /// The value of one of its labels.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.label_pair(key).map(|(_, value)| value)
+    }
+
+    /// One of its labels, key and value.
+    #[must_use]
+    pub fn label_pair(&self, key: &str) -> Option<(&str, &str)> {
+        let labels = self.node.as_ref()?.metadata().labels.as_ref()?;
+        labels
+            .get_key_value(key)
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    pub(crate) fn add(&mut self, pod: Arc<PodInfo>) {
         self.remove(&pod.key);
+        self.opinionated += usize::from(pod.terms.any());
         self.requested.add(&pod.requests.exact);
         self.non_zero_milli_cpu += pod.requests.non_zero_milli_cpu;
         self.non_zero_memory += pod.requests.non_zero_memory;
@@ -74,8 +94,9 @@ impl NodeInfo {
         self.pods.insert(pod.key.clone(), pod);
     }
 
-    fn remove(&mut self, key: &PodKey) -> Option<Arc<PodInfo>> {
+    pub(crate) fn remove(&mut self, key: &PodKey) -> Option<Arc<PodInfo>> {
         let pod = self.pods.remove(key)?;
+        self.opinionated -= usize::from(pod.terms.any());
         self.requested.subtract(&pod.requests.exact);
         self.non_zero_milli_cpu -= pod.requests.non_zero_milli_cpu;
         self.non_zero_memory -= pod.requests.non_zero_memory;
@@ -92,11 +113,28 @@ impl NodeInfo {
     }
 }
 
+/// Labels of namespaces, by name.
+pub type Namespaces = BTreeMap<String, Labels>;
+
+/// How many more pods a PodDisruptionBudget lets go.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Budget {
+    pub namespace: String,
+    pub selector: Option<steersman_types::LabelSelector>,
+    pub allowed: i32,
+    /// Pods that were let go already.
+    pub disrupted: BTreeSet<String>,
+}
+
 /// What one decision sees.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Nodes that exist, sorted by name.
     pub nodes: Vec<Arc<NodeInfo>>,
+    pub namespaces: Arc<Namespaces>,
+    /// By node: waiting pods for which room was made there.
+    pub nominated: Arc<BTreeMap<String, Vec<Arc<PodInfo>>>>,
+    pub budgets: Arc<Vec<Budget>>,
 }
 
 /// The scheduler's memory. Fed by informers, by assuming and by forgetting.
@@ -105,6 +143,9 @@ pub struct Cache {
     nodes: BTreeMap<String, Arc<NodeInfo>>,
     /// Where each known pod stands.
     placed: HashMap<PodKey, Placed>,
+    namespaces: Arc<Namespaces>,
+    nominated: Arc<BTreeMap<String, Vec<Arc<PodInfo>>>>,
+    budgets: BTreeMap<(String, String), Budget>,
     snapshot: Option<Snapshot>,
 }
 
@@ -169,6 +210,51 @@ impl Cache {
         }
     }
 
+    /// A namespace's labels; `None` when it is gone.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        self.snapshot = None;
+        let namespaces = Arc::make_mut(&mut self.namespaces);
+        match labels {
+            Some(labels) => namespaces.insert(name.to_owned(), labels),
+            None => namespaces.remove(name),
+        };
+    }
+
+    /// A PodDisruptionBudget; `None` when it is gone.
+    pub fn set_budget(&mut self, namespace: &str, name: &str, budget: Option<Budget>) {
+        self.snapshot = None;
+        let key = (namespace.to_owned(), name.to_owned());
+        match budget {
+            Some(budget) => self.budgets.insert(key, budget),
+            None => self.budgets.remove(&key),
+        };
+    }
+
+    /// Room was made for a waiting pod on `node`; empty: not any more.
+    pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: &str) {
+        let here = |pods: &Vec<Arc<PodInfo>>| pods.iter().any(|p| p.key == pod.key);
+        if node.is_empty() && !self.nominated.values().any(here) {
+            return;
+        }
+        self.snapshot = None;
+        let nominated = Arc::make_mut(&mut self.nominated);
+        nominated.retain(|_, pods| {
+            pods.retain(|p| p.key != pod.key);
+            !pods.is_empty()
+        });
+        if !node.is_empty() {
+            nominated.entry(node.to_owned()).or_default().push(pod.clone());
+        }
+    }
+
+    /// The pod does not wait any more.
+    pub fn forget_nomination(&mut self, key: &PodKey) {
+        let known = self.nominated.values().flatten().find(|p| p.key == *key).cloned();
+        if let Some(pod) = known {
+            self.nominate(&pod, "");
+        }
+    }
+
     /// Whether the pod is bound or assumed to be.
     #[must_use]
     pub fn is_placed(&self, key: &PodKey) -> bool {
@@ -182,6 +268,9 @@ impl Cache {
         }
         let snapshot = Snapshot {
             nodes: self.nodes.values().filter(|n| n.node.is_some()).cloned().collect(),
+            namespaces: self.namespaces.clone(),
+            nominated: self.nominated.clone(),
+            budgets: Arc::new(self.budgets.values().cloned().collect()),
         };
         self.snapshot = Some(snapshot.clone());
         snapshot

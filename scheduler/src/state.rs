@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use steersman_runtime::Event;
 use steersman_types::Typed;
-use steersman_types::api::core::v1::{Node, Pod};
+use steersman_types::api::core::v1::{Namespace, Node, Pod};
+use steersman_types::api::policy::v1::PodDisruptionBudget;
 use tokio::time::Instant;
 
 use crate::decide::Unschedulable;
@@ -16,21 +17,21 @@ use crate::plugins::Plugin;
 use crate::pod::{PodInfo, PodKey, is_finished, node_of};
 use crate::queue::Queue;
 use crate::resources;
-use crate::snapshot::{Cache, Snapshot};
+use crate::snapshot::{Budget, Cache, Snapshot};
 
 /// What the scheduler knows and has to do.
 #[derive(Debug)]
 pub struct State {
-    scheduler_name: String,
+    schedulers: Vec<String>,
     queue: Queue,
     cache: Cache,
 }
 
 impl State {
     #[must_use]
-    pub fn new(scheduler_name: &str, plugins: &'static [Plugin]) -> Self {
+    pub fn new(schedulers: Vec<String>, plugins: &'static [Plugin]) -> Self {
         Self {
-            scheduler_name: scheduler_name.to_owned(),
+            schedulers,
             queue: Queue::new(plugins),
             cache: Cache::default(),
         }
@@ -49,10 +50,43 @@ impl State {
                     self.queue.wake(change, now);
                 }
             }
-            Event::Deleted(node) => self
-                .cache
-                .remove_node(node.metadata().name.as_deref().unwrap_or_default()),
+            Event::Deleted(node) => {
+                self.cache
+                    .remove_node(node.metadata().name.as_deref().unwrap_or_default());
+                self.queue.wake(ClusterEvent::NodeGone, now);
+            }
         }
+    }
+
+    /// A change of a namespace: its labels matter to affinities that select namespaces.
+    pub fn on_namespace(&mut self, event: &Event<Namespace>, now: Instant) {
+        let meta = &event.object().metadata;
+        let name = meta.name.as_deref().unwrap_or_default();
+        let gone = matches!(event, Event::Deleted(_));
+        let labels = (!gone).then(|| meta.labels.clone().unwrap_or_default());
+        self.cache.set_namespace(name, labels);
+        if event.old().is_some_and(|old| old.metadata.labels != meta.labels) {
+            self.queue.wake(ClusterEvent::NamespaceLabels, now);
+        }
+    }
+
+    /// A change of a PodDisruptionBudget: preemption spares its pods if it can.
+    pub fn on_budget(&mut self, event: &Event<PodDisruptionBudget>) {
+        let budget = event.object();
+        let text = |s: &Option<String>| s.clone().unwrap_or_default();
+        let (namespace, name) = (text(&budget.metadata.namespace), text(&budget.metadata.name));
+        let status = budget.status.as_ref();
+        let here = !matches!(event, Event::Deleted(_));
+        let known = here.then(|| Budget {
+            namespace: namespace.clone(),
+            selector: budget.spec.as_ref().and_then(|s| s.selector.clone()),
+            allowed: status.and_then(|s| s.disruptions_allowed).unwrap_or(0),
+            disrupted: status
+                .and_then(|s| s.disrupted_pods.as_ref())
+                .map(|d| d.keys().cloned().collect())
+                .unwrap_or_default(),
+        });
+        self.cache.set_budget(&namespace, &name, known);
     }
 
     /// A change of a pod, as its informer tells it.
@@ -62,6 +96,7 @@ impl State {
                 let key = PodKey::of(pod);
                 self.queue.remove(&key);
                 self.cache.remove_pod(&key);
+                self.cache.forget_nomination(&key);
                 if !node_of(pod).is_empty() {
                     self.queue.wake(ClusterEvent::AssignedPodGone, now);
                 }
@@ -75,7 +110,13 @@ impl State {
         let key = PodKey::of(new);
         if !node_of(new).is_empty() {
             self.queue.remove(&key);
+            self.cache.forget_nomination(&key);
             self.cache.set_pod(new);
+            if old.is_none_or(|old| node_of(old).is_empty()) {
+                self.queue.wake(ClusterEvent::AssignedPodAdded, now);
+            } else if old.is_some_and(|old| old.metadata().labels != new.metadata().labels) {
+                self.queue.wake(ClusterEvent::AssignedPodLabels, now);
+            }
             let frees = old.is_some_and(|old| {
                 (is_finished(new) && !is_finished(old)) || resources::requests(old) != resources::requests(new)
             });
@@ -86,9 +127,16 @@ impl State {
             if !self.cache.is_placed(&key) {
                 let changes = old.map(|old| pending_pod_changes(old, new)).unwrap_or_default();
                 self.queue.set(new.clone(), &changes, now);
+                let info = Arc::new(PodInfo::new(new.clone()));
+                let had = old.is_some_and(|old| nominated(old).is_some());
+                // What this scheduler has promised and the watch does not show yet stays.
+                if !info.nominated().is_empty() || had {
+                    self.cache.nominate(&info, info.nominated());
+                }
             }
         } else {
             self.queue.remove(&key);
+            self.cache.forget_nomination(&key);
         }
     }
 
@@ -96,7 +144,8 @@ impl State {
     fn is_mine(&self, pod: &Pod) -> bool {
         let Some(spec) = &pod.spec else { return false };
         let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
-        spec.scheduler_name.as_deref() == Some(&self.scheduler_name)
+        let name = spec.scheduler_name.as_deref().unwrap_or_default();
+        self.schedulers.iter().any(|own| own == name)
             && pod.metadata().deletion_timestamp.is_none()
             && !gated
             && !is_finished(pod)
@@ -118,9 +167,32 @@ impl State {
     pub fn assume(&mut self, pod: &PodInfo, node: &str) -> bool {
         let waiting = self.queue.contains(&pod.key);
         if waiting {
+            self.cache.forget_nomination(&pod.key);
             self.cache.assume(pod, node);
         }
         waiting
+    }
+
+    /// Room is being made for a waiting pod on `node` (empty: not any more). The pods of lower priority to which the node
+    /// was promised before; they must look elsewhere.
+    pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: &str) -> Vec<Arc<PodInfo>> {
+        if !self.queue.contains(&pod.key) {
+            return Vec::new();
+        }
+        let promised = self.cache.snapshot().nominated;
+        let others = promised.get(node).into_iter().flatten();
+        let lower: Vec<_> = others.filter(|p| p.priority < pod.priority).cloned().collect();
+        for other in &lower {
+            self.cache.nominate(other, "");
+        }
+        self.cache.nominate(pod, node);
+        lower
+    }
+
+    /// Nobody's pod after all.
+    pub fn dismiss(&mut self, key: &PodKey) {
+        self.queue.remove(key);
+        self.cache.forget_nomination(key);
     }
 
     /// No node was found.
@@ -140,6 +212,11 @@ impl State {
     pub fn counts(&self) -> (usize, usize, usize) {
         self.queue.counts()
     }
+}
+
+fn nominated(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref()?;
+    status.nominated_node_name.as_deref().filter(|n| !n.is_empty())
 }
 
 #[cfg(test)]
@@ -168,7 +245,7 @@ mod tests {
     /// Pops and decides once; the node's name, or nothing.
     fn step(state: &mut State, now: Instant) -> Option<String> {
         let (pod, snapshot) = state.pop(now)?;
-        match decide(ALL, &pod, &snapshot, 0, 0) {
+        match decide(&crate::profiles::Config::default().profiles[0], &pod, &snapshot, 0, 0) {
             Placement::Node { name, .. } => state.assume(&pod, &name).then_some(name),
             Placement::Unschedulable(why) => {
                 state.failed(&pod.key, &why, now);
@@ -179,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_does_not_fit_is_placed_once_another_leaves() {
-        let (mut state, mut now) = (State::new("default-scheduler", ALL), Instant::now());
+        let (mut state, mut now) = (State::new(vec!["default-scheduler".into()], ALL), Instant::now());
         state.on_node(&Event::Added(node("1")), now);
         let running = pod("a", json!({"nodeName": "n"}));
         state.on_pod(&Event::Added(running.clone()), now);
@@ -192,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_pending_pod_is_placed_when_the_first_node_arrives() {
-        let (mut state, mut now) = (State::new("default-scheduler", ALL), Instant::now());
+        let (mut state, mut now) = (State::new(vec!["default-scheduler".into()], ALL), Instant::now());
         state.on_pod(&Event::Added(pod("a", json!({}))), now);
         assert_eq!(step(&mut state, now), None);
         now += std::time::Duration::from_secs(2);
@@ -202,7 +279,7 @@ mod tests {
 
     #[test]
     fn pods_of_others_gated_or_going_are_left_alone() {
-        let (mut state, now) = (State::new("default-scheduler", ALL), Instant::now());
+        let (mut state, now) = (State::new(vec!["default-scheduler".into()], ALL), Instant::now());
         state.on_pod(&Event::Added(pod("a", json!({"schedulerName": "other"}))), now);
         state.on_pod(
             &Event::Added(pod("b", json!({"schedulingGates": [{"name": "x"}]}))),
@@ -216,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_failed_binding_frees_the_node_and_tries_again() {
-        let (mut state, mut now) = (State::new("default-scheduler", ALL), Instant::now());
+        let (mut state, mut now) = (State::new(vec!["default-scheduler".into()], ALL), Instant::now());
         state.on_node(&Event::Added(node("1")), now);
         let a = pod("a", json!({}));
         state.on_pod(&Event::Added(a.clone()), now);

@@ -1,6 +1,7 @@
 //! NodeResourcesBalancedAllocation: prefers nodes on which the pod evens out the use of CPU and memory.
 
-use super::{MAX_SCORE, Normalize, Plugin, Score, ScoreContext};
+use super::{MAX_SCORE, Normalize, Plugin, Score, Scorer};
+use crate::cycle::Cycle;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
 
@@ -9,13 +10,12 @@ pub const PLUGIN: Plugin = Plugin {
     filter: None,
     score: Some(Score {
         weight: 1,
-        of: score,
-        normalize: Normalize::Not,
+        of: Scorer::Each(score, Normalize::Not),
     }),
     wakes_on: |_, _| false,
 };
 
-fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
+fn score(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> i64 {
     let asked = &pod.requests.exact;
     if asked.is_zero() {
         // Best-effort pods change no balance (upstream skips the plugin for them).

@@ -1,6 +1,7 @@
 //! ImageLocality: prefers nodes that already hold the pod's images, scaled by how widely an image is spread.
 
-use super::{MAX_SCORE, Normalize, Plugin, Score, ScoreContext};
+use super::{MAX_SCORE, Normalize, Plugin, Score, Scorer};
+use crate::cycle::Cycle;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
 
@@ -15,20 +16,24 @@ pub const PLUGIN: Plugin = Plugin {
     filter: None,
     score: Some(Score {
         weight: 1,
-        of: score,
-        normalize: Normalize::Not,
+        of: Scorer::Each(score, Normalize::Not),
     }),
     wakes_on: |_, _| false,
 };
 
-fn score(pod: &PodInfo, node: &NodeInfo, context: &ScoreContext<'_>) -> i64 {
+fn score(pod: &PodInfo, node: &NodeInfo, cycle: &Cycle<'_>) -> i64 {
     let Some(spec) = &pod.pod.spec else { return 0 };
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     let images: Vec<String> = containers.filter_map(|c| c.image.as_deref()).map(with_tag).collect();
     let held = images.iter().filter_map(|image| {
         let size = node.images.get(image)?;
-        let holders = context.nodes.iter().filter(|n| n.images.contains_key(image)).count();
-        Some((*size as f64 * holders as f64 / context.nodes.len().max(1) as f64) as i64)
+        let holders = cycle
+            .snapshot
+            .nodes
+            .iter()
+            .filter(|n| n.images.contains_key(image))
+            .count();
+        Some((*size as f64 * holders as f64 / cycle.snapshot.nodes.len().max(1) as f64) as i64)
     });
     let sum: i64 = held.sum();
     let most = LARGEST * i64::try_from(images.len()).unwrap_or(1).max(1);

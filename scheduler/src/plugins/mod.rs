@@ -3,18 +3,23 @@
 //! A plugin is a struct literal of plain functions over a pod and a node. [`ALL`] is the list, in upstream's order (the
 //! order in which filters run and reasons are found). Adding one: a file and a line. Pure: no clock, no client.
 
+use std::sync::Arc;
+
+use crate::cycle::Cycle;
 use crate::event::ClusterEvent;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
 
 mod balanced_allocation;
 mod image_locality;
-mod node_affinity;
+mod inter_pod_affinity;
+pub mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_resources_fit;
 mod node_unschedulable;
-mod taint_toleration;
+mod pod_topology_spread;
+pub mod taint_toleration;
 
 /// The best score that a plugin gives a node, before its weight.
 pub const MAX_SCORE: i64 = 100;
@@ -27,15 +32,21 @@ pub static ALL: &[Plugin] = &[
     node_affinity::PLUGIN,
     node_ports::PLUGIN,
     node_resources_fit::PLUGIN,
+    pod_topology_spread::PLUGIN,
+    inter_pod_affinity::PLUGIN,
     balanced_allocation::PLUGIN,
     image_locality::PLUGIN,
 ];
 
+/// The other way of scoring resources: fuller nodes first.
+pub const MOST_ALLOCATED: Scorer = Scorer::Each(node_resources_fit::most_allocated, Normalize::Not);
+
 /// One concern of placement.
+#[derive(Clone, Copy)]
 pub struct Plugin {
     /// Upstream's name, as metrics and the pod's history show it.
     pub name: &'static str,
-    pub filter: Option<fn(&PodInfo, &NodeInfo) -> Verdict>,
+    pub filter: Option<Filter>,
     pub score: Option<Score>,
     /// Whether an event may make a node fit that this plugin refused to a pod. Wrongly `true` costs a try, wrongly
     /// `false` leaves a pod waiting for the five-minute flush.
@@ -48,17 +59,38 @@ impl std::fmt::Debug for Plugin {
     }
 }
 
+/// Whether a node will do.
+pub type Filter = fn(&PodInfo, &NodeInfo, &Cycle<'_>) -> Verdict;
+
 /// How a plugin prefers nodes.
+#[derive(Clone, Copy)]
 pub struct Score {
     pub weight: i64,
-    /// The raw score of a node; higher is better unless normalised in reverse.
-    pub of: fn(&PodInfo, &NodeInfo, &ScoreContext<'_>) -> i64,
-    pub normalize: Normalize,
+    pub of: Scorer,
 }
 
-/// What all candidates of one decision share.
-pub struct ScoreContext<'a> {
-    pub nodes: &'a [std::sync::Arc<NodeInfo>],
+/// How scores come about.
+#[derive(Clone, Copy)]
+pub enum Scorer {
+    /// Node by node, then brought into range; higher is better unless normalised in reverse.
+    Each(fn(&PodInfo, &NodeInfo, &Cycle<'_>) -> i64, Normalize),
+    /// For all candidates at once, 0 to [`MAX_SCORE`] each.
+    All(fn(&PodInfo, &[&Arc<NodeInfo>], &Cycle<'_>) -> Vec<i64>),
+}
+
+impl Scorer {
+    /// The scores of `nodes`, 0 to [`MAX_SCORE`].
+    #[must_use]
+    pub fn of(&self, pod: &PodInfo, nodes: &[&Arc<NodeInfo>], cycle: &Cycle<'_>) -> Vec<i64> {
+        match self {
+            Self::Each(of, how) => {
+                let mut scores: Vec<i64> = nodes.iter().map(|node| of(pod, node, cycle)).collect();
+                normalize(*how, &mut scores);
+                scores
+            }
+            Self::All(of) => of(pod, nodes, cycle),
+        }
+    }
 }
 
 /// How raw scores become 0 to [`MAX_SCORE`].
@@ -85,14 +117,18 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    fn no(reason: &str, resolvable: bool) -> Self {
+        Self::Rejected {
+            reasons: vec![reason.to_owned()],
+            resolvable,
+        }
+    }
+
     fn unless(holds: bool, reason: &str, resolvable: bool) -> Self {
         if holds {
             Self::Fits
         } else {
-            Self::Rejected {
-                reasons: vec![reason.to_owned()],
-                resolvable,
-            }
+            Self::no(reason, resolvable)
         }
     }
 }

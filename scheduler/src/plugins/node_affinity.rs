@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use steersman_types::Typed;
 use steersman_types::api::core::v1::{NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm};
 
-use super::{Normalize, Plugin, Score, ScoreContext, Verdict};
+use super::{Normalize, Plugin, Score, Scorer, Verdict};
+use crate::cycle::Cycle;
 use crate::event::ClusterEvent;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
@@ -15,8 +16,7 @@ pub const PLUGIN: Plugin = Plugin {
     filter: Some(filter),
     score: Some(Score {
         weight: 2,
-        of: score,
-        normalize: Normalize::ByHighest,
+        of: Scorer::Each(score, Normalize::ByHighest),
     }),
     wakes_on: |event, _| matches!(event, ClusterEvent::NodeAdded | ClusterEvent::NodeLabels),
 };
@@ -29,7 +29,17 @@ fn labels(node: &NodeInfo) -> Option<&BTreeMap<String, String>> {
     node.node.as_ref().and_then(|n| n.metadata().labels.as_ref())
 }
 
-fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
+fn filter(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> Verdict {
+    Verdict::unless(
+        required(pod, node),
+        "node(s) didn't match Pod's node affinity/selector",
+        false,
+    )
+}
+
+/// Whether the node is one that the pod admits.
+#[must_use]
+pub fn required(pod: &PodInfo, node: &NodeInfo) -> bool {
     let selector = pod.pod.spec.as_ref().and_then(|s| s.node_selector.as_ref());
     let labels = labels(node);
     let selected = selector
@@ -39,14 +49,10 @@ fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
     let required = affinity(pod).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     // No term at all matches nothing.
     let affine = required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)));
-    Verdict::unless(
-        selected && affine,
-        "node(s) didn't match Pod's node affinity/selector",
-        false,
-    )
+    selected && affine
 }
 
-fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
+fn score(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> i64 {
     let preferred = affinity(pod).and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
     let matching = preferred
         .into_iter()

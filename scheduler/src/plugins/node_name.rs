@@ -1,6 +1,7 @@
 //! NodeName: a pod that names its node fits only there.
 
 use super::{Plugin, Verdict};
+use crate::cycle::Cycle;
 use crate::event::ClusterEvent;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
@@ -12,7 +13,7 @@ pub const PLUGIN: Plugin = Plugin {
     wakes_on: |event, _| matches!(event, ClusterEvent::NodeAdded),
 };
 
-fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
+fn filter(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> Verdict {
     let wanted = pod.node();
     Verdict::unless(
         wanted.is_empty() || wanted == node.name,

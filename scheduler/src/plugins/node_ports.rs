@@ -1,6 +1,7 @@
 //! NodePorts: two pods on a node cannot hold the same host port.
 
 use super::{Plugin, Verdict};
+use crate::cycle::Cycle;
 use crate::event::ClusterEvent;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
@@ -12,7 +13,7 @@ pub const PLUGIN: Plugin = Plugin {
     wakes_on: |event, _| matches!(event, ClusterEvent::NodeAdded | ClusterEvent::AssignedPodGone),
 };
 
-fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
+fn filter(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> Verdict {
     let free = pod
         .host_ports
         .iter()

@@ -1,6 +1,7 @@
 //! NodeResourcesFit: a node must have what the pod asks for; emptier nodes are preferred (`LeastAllocated`).
 
-use super::{MAX_SCORE, Normalize, Plugin, Score, ScoreContext, Verdict};
+use super::{MAX_SCORE, Normalize, Plugin, Score, Scorer, Verdict};
+use crate::cycle::Cycle;
 use crate::event::ClusterEvent;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
@@ -10,8 +11,7 @@ pub const PLUGIN: Plugin = Plugin {
     filter: Some(filter),
     score: Some(Score {
         weight: 1,
-        of: score,
-        normalize: Normalize::Not,
+        of: Scorer::Each(score, Normalize::Not),
     }),
     wakes_on: |event, _| {
         matches!(
@@ -24,7 +24,7 @@ pub const PLUGIN: Plugin = Plugin {
     },
 };
 
-fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
+fn filter(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> Verdict {
     let mut reasons = Vec::new();
     // What the node could never hold is not mended by taking pods off it.
     let mut resolvable = true;
@@ -62,7 +62,16 @@ fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
     }
 }
 
-fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
+fn score(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> i64 {
+    mean(pod, node, |used, capacity| capacity - used)
+}
+
+/// The mean share in use, the pod included: packs nodes instead of spreading (`MostAllocated`).
+pub(super) fn most_allocated(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> i64 {
+    mean(pod, node, |used, capacity| used.min(capacity))
+}
+
+fn mean(pod: &PodInfo, node: &NodeInfo, counted: fn(i64, i64) -> i64) -> i64 {
     let shares = [
         (
             node.non_zero_milli_cpu + pod.requests.non_zero_milli_cpu,
@@ -73,12 +82,12 @@ fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
             node.allocatable.memory,
         ),
     ];
-    let (mut sum, mut counted) = (0, 0);
-    for (requested, capacity) in shares.into_iter().filter(|(_, capacity)| *capacity > 0) {
+    let (mut sum, mut kinds) = (0, 0);
+    for (used, capacity) in shares.into_iter().filter(|(_, capacity)| *capacity > 0) {
         // In 128 bits: memory times 100 does not fit 64 on large machines.
-        let free = i128::from((capacity - requested).max(0)) * i128::from(MAX_SCORE) / i128::from(capacity);
-        sum += i64::try_from(free).unwrap_or(MAX_SCORE);
-        counted += 1;
+        let share = i128::from(counted(used, capacity).max(0)) * i128::from(MAX_SCORE) / i128::from(capacity);
+        sum += i64::try_from(share).unwrap_or(MAX_SCORE);
+        kinds += 1;
     }
-    if counted == 0 { 0 } else { sum / counted }
+    if kinds == 0 { 0 } else { sum / kinds }
 }

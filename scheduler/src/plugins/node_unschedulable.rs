@@ -4,6 +4,7 @@ use steersman_types::api::core::v1::Taint;
 
 use super::taint_toleration::tolerates;
 use super::{Plugin, Verdict};
+use crate::cycle::Cycle;
 use crate::event::ClusterEvent;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
@@ -20,7 +21,7 @@ pub const PLUGIN: Plugin = Plugin {
     },
 };
 
-fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
+fn filter(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> Verdict {
     let cordoned = node
         .node
         .as_ref()

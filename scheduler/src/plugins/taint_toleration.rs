@@ -2,7 +2,8 @@
 
 use steersman_types::api::core::v1::{Taint, Toleration};
 
-use super::{Normalize, Plugin, Score, ScoreContext, Verdict};
+use super::{Normalize, Plugin, Score, Scorer, Verdict};
+use crate::cycle::Cycle;
 use crate::event::ClusterEvent;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
@@ -12,8 +13,7 @@ pub const PLUGIN: Plugin = Plugin {
     filter: Some(filter),
     score: Some(Score {
         weight: 3,
-        of: score,
-        normalize: Normalize::ByHighestReversed,
+        of: Scorer::Each(score, Normalize::ByHighestReversed),
     }),
     wakes_on: |event, _| {
         matches!(
@@ -51,14 +51,19 @@ fn taints(node: &NodeInfo) -> impl Iterator<Item = &Taint> {
         .flatten()
 }
 
-fn filter(pod: &PodInfo, node: &NodeInfo) -> Verdict {
-    let fits = taints(node)
-        .filter(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute"))
-        .all(|t| tolerates(pod, t));
-    Verdict::unless(fits, "node(s) had untolerated taint(s)", false)
+fn filter(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> Verdict {
+    Verdict::unless(admits(pod, node), "node(s) had untolerated taint(s)", false)
 }
 
-fn score(pod: &PodInfo, node: &NodeInfo, _: &ScoreContext<'_>) -> i64 {
+/// Whether the pod tolerates all taints of the node that keep pods off.
+#[must_use]
+pub fn admits(pod: &PodInfo, node: &NodeInfo) -> bool {
+    taints(node)
+        .filter(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute"))
+        .all(|t| tolerates(pod, t))
+}
+
+fn score(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> i64 {
     let intolerable = taints(node)
         .filter(|t| t.effect == "PreferNoSchedule" && !tolerates(pod, t))
         .count();
