@@ -6,6 +6,7 @@ use steersman_schema::status::Status;
 use crate::api::Api;
 use crate::call::{Authorized, Target, seconds};
 use crate::options::{FieldValidation, WriteOptions};
+use crate::registry::object;
 use crate::registry::update::Change;
 use crate::routes::RequestInfo;
 use crate::services::{Services, first_address};
@@ -49,6 +50,12 @@ pub async fn mark_cidr_ready(api: &Api) -> Result<(), Status> {
         ..RequestInfo::default()
     };
     let target = Target::of(resource.clone(), &info);
+    // Another server has said so before: what exists is only read.
+    if let Some(found) = api.cache.get(&target.key())
+        && is_ready(&object::value(&target.resource, &found)?)
+    {
+        return Ok(());
+    }
     let ticket = Authorized::own(info);
     let options = WriteOptions {
         dry_run: false,
@@ -69,8 +76,7 @@ pub async fn mark_cidr_ready(api: &Api) -> Result<(), Status> {
         .run(|old| {
             let made = old.map(|old| {
                 let mut new = (*old).clone();
-                let conditions = new.pointer("/status/conditions").and_then(Value::as_array);
-                if conditions.is_none_or(|list| !list.iter().any(|c| c["type"] == "Ready")) {
+                if !is_ready(&new) {
                     new["status"] = json!({"conditions": [{
                         "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
                         "message": "Kubernetes default Service CIDR is ready",
@@ -82,6 +88,11 @@ pub async fn mark_cidr_ready(api: &Api) -> Result<(), Status> {
         })
         .await
         .map(|_| ())
+}
+
+fn is_ready(cidr: &Value) -> bool {
+    let conditions = cidr.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.is_some_and(|list| list.iter().any(|c| c["type"] == "Ready"))
 }
 
 /// `default/kubernetes`: the API server itself, under the first address of the range.

@@ -9,6 +9,7 @@ pub mod collection;
 pub mod convert;
 pub mod create;
 pub mod decode;
+pub mod definition;
 pub mod delete;
 pub mod get;
 pub mod list;

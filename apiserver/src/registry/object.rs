@@ -10,7 +10,7 @@ use steersman_schema::facts::facts;
 use steersman_schema::status::Status;
 use steersman_storage::cache::{Cache, Object};
 
-use super::convert;
+use super::{convert, definition};
 use crate::resources::Resource;
 
 /// First bytes of the protobuf envelope.
@@ -80,6 +80,9 @@ fn unreadable(key: &str, error: &dyn std::fmt::Display) -> Status {
 }
 
 fn prepare(resource: &Resource, value: &mut Value) {
+    if value["apiVersion"] == definition::OLD {
+        definition::to_v1(value);
+    }
     if resource.converts() {
         convert::to_served(resource, value);
     }
@@ -174,7 +177,7 @@ pub fn encode_stored(
             MediaType::Yaml => {}
         }
     }
-    if form == Form::Whole && !resource.converts() {
+    if form == Form::Whole && !resource.converts() && !definition::maybe_old(resource, stored) {
         match media {
             MediaType::Json if stored.starts_with(MAGIC) => {
                 let mut out = Vec::with_capacity(stored.len() * 3 / 2);
