@@ -6,7 +6,6 @@ use crate::allocations::{Amounts, Lacking, amounts, fits};
 use crate::env::Allocatable;
 use crate::pod;
 use crate::pod::seen::Trouble;
-use crate::quantity::{milli_of, value_of};
 
 /// Why the pod is refused, if it is, as the event says it; the status says `Pod was rejected: ` before. `used` is what
 /// other pods hold. A pod that already ran here (it has a start time) is always taken.
@@ -65,25 +64,6 @@ pub fn refusal(
 pub fn is_over(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-/// What the pod asks for: its main containers and sidecars together, or its largest init container if that is more.
-#[must_use]
-pub fn request(pod: &Pod, name: &str) -> i64 {
-    let of = |c: &steersman_types::api::core::v1::Container| {
-        let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
-        if name == "cpu" {
-            milli_of(requests, name)
-        } else {
-            value_of(requests, name)
-        }
-        .unwrap_or(0)
-    };
-    let init = pod::init_containers(pod);
-    let sidecars: i64 = init.iter().filter(|c| pod::is_sidecar(c)).map(of).sum();
-    let main: i64 = pod::main_containers(pod).iter().map(of).sum();
-    let largest = init.iter().filter(|c| !pod::is_sidecar(c)).map(of).max().unwrap_or(0);
-    (main + sidecars).max(largest)
 }
 
 /// A port of the node that a pod takes. An empty address is every address.

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use steersman_types::api::core::v1::Pod;
 use tokio::sync::Notify;
 
-use crate::admit::request;
 use crate::env::Allocatable;
+use crate::pod::demand::request;
 
 /// The resources that are counted: cpu in thousandths of a core, memory in bytes.
 pub const COUNTED: [&str; 2] = ["cpu", "memory"];

@@ -139,7 +139,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         services: Box::new(move || known_services.list()),
         volumes: Volumes::new(&root_dir, objects.clone()),
         objects,
-        images: Images::new(runtime.clone(), parallel),
+        images: Images::new(runtime.clone(), parallel, &root_dir),
         cgroups,
         dns: dns_settings(&config)?,
         node: node_limits,

@@ -7,10 +7,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use steersman_types::api::core::v1::{Container, Pod};
+use steersman_types::api::core::v1::Pod;
 
-use crate::pod::{self, qos::Qos, qos::qos};
-use crate::quantity::{milli_of, value_of};
+use crate::pod::{self, demand, qos::Qos, qos::qos};
 use crate::runtime::resources::{quota, shares, weight};
 
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -279,45 +278,16 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
 
 struct Totals {
     cpu_request: i64,
-    /// Only if every container has a limit.
+    /// Only if the pod or every container has a limit.
     cpu_limit: Option<i64>,
     memory_limit: Option<i64>,
 }
 
-/// Main containers and sidecars run together; ordinary init containers run one at a time beside the sidecars that
-/// started before them.
 fn totals(pod: &Pod) -> Totals {
-    let requests = |c: &Container| {
-        let resources = c.resources.as_ref();
-        let limits = resources.and_then(|r| r.limits.as_ref());
-        milli_of(resources.and_then(|r| r.requests.as_ref()), "cpu")
-            .or_else(|| milli_of(limits, "cpu"))
-            .unwrap_or(0)
-    };
-    let cpu_limit = |c: &Container| milli_of(c.resources.as_ref()?.limits.as_ref(), "cpu").filter(|l| *l > 0);
-    let memory_limit = |c: &Container| value_of(c.resources.as_ref()?.limits.as_ref(), "memory").filter(|l| *l > 0);
-    let together = |of: &dyn Fn(&Container) -> Option<i64>| -> Option<i64> {
-        let mut total: i64 = 0;
-        for c in pod::main_containers(pod) {
-            total += of(c)?;
-        }
-        let mut peak = 0;
-        let mut sidecars: i64 = 0;
-        for c in pod::init_containers(pod) {
-            let own = of(c)?;
-            if pod::is_sidecar(c) {
-                sidecars += own;
-                peak = peak.max(sidecars);
-            } else {
-                peak = peak.max(sidecars + own);
-            }
-        }
-        Some((total + sidecars).max(peak))
-    };
     Totals {
-        cpu_request: together(&|c| Some(requests(c))).unwrap_or(0),
-        cpu_limit: together(&cpu_limit),
-        memory_limit: together(&memory_limit),
+        cpu_request: demand::request(pod, "cpu"),
+        cpu_limit: demand::limit(pod, "cpu"),
+        memory_limit: demand::limit(pod, "memory"),
     }
 }
 

@@ -122,6 +122,7 @@ async fn remove(context: &Context, candidates: &[&v1::Image], wanted: i64) -> i6
         }
         tracing::info!(image = %image.id, size = image.size, "Removing image to free bytes");
         if context.runtime.remove_image(&image.id).await.is_ok() {
+            context.images.removed(&image.id);
             freed += i64::try_from(image.size).unwrap_or(0);
         }
     }

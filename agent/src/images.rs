@@ -4,6 +4,7 @@
 //! to 5 min. How many pulls run at once is bounded (`serializeImagePulls`, `maxParallelImagePulls`).
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ use crate::events::PodEvents;
 use crate::pod;
 use crate::pod::backoff::{Backoff, MAX};
 use crate::pod::seen::Trouble;
+use crate::pulled::Pulled;
 use crate::runtime::security::ImageUser;
 
 /// Parallel pulls without a limit in the configuration are limited all the same.
@@ -44,16 +46,18 @@ pub struct Wanted<'a> {
 pub struct Images {
     runtime: Arc<dyn Runtime>,
     pulls: Semaphore,
+    pulled: Pulled,
     /// By pod uid and image: back-off and the last error.
     failed: Mutex<HashMap<(String, String), (Backoff, String)>>,
 }
 
 impl Images {
-    /// `parallel` pulls at a time; `None` for no limit that matters.
+    /// `parallel` pulls at a time; `None` for no limit that matters. `root` is the agent's directory.
     #[must_use]
-    pub fn new(runtime: Arc<dyn Runtime>, parallel: Option<usize>) -> Self {
+    pub fn new(runtime: Arc<dyn Runtime>, parallel: Option<usize>, root: &Path) -> Self {
         Self {
             runtime,
+            pulled: Pulled::open(root.join("image_manager/pulled.json")),
             pulls: Semaphore::new(parallel.unwrap_or(MANY)),
             failed: Mutex::default(),
         }
@@ -87,6 +91,7 @@ impl Images {
                     message,
                 }
             })?;
+            let found = found.filter(|found| self.pulled.may_use(&found.id, auth));
             if let Some(found) = found {
                 let text =
                     format!("Container image {wanted:?} already present on machine and can be accessed by the pod");
@@ -144,6 +149,7 @@ impl Images {
         let permit = self.pulls.acquire().await;
         let started = Instant::now();
         let mut result = Err(None);
+        let mut used = None;
         // Without credentials last: a public image needs none.
         for auth in auth
             .iter()
@@ -156,6 +162,7 @@ impl Images {
                 .await
                 .map_err(Some);
             if result.is_ok() {
+                used = auth;
                 break;
             }
         }
@@ -167,6 +174,7 @@ impl Images {
         match pulled {
             Ok(Some(found)) => {
                 self.failed.lock().remove(&key);
+                self.pulled.add(&found.id, used);
                 let size = self
                     .runtime
                     .image_status(&found.id)
@@ -211,6 +219,11 @@ impl Images {
         of_pod
             .filter_map(|(_, (b, _))| b.raised.checked_add(b.delay).ok())
             .min()
+    }
+
+    /// The image was removed from the node.
+    pub fn removed(&self, id: &str) {
+        self.pulled.remove(id);
     }
 
     /// The pod is gone.

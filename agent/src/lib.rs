@@ -36,6 +36,7 @@ pub mod pod;
 pub mod pods;
 pub mod probes;
 pub mod pull_secrets;
+pub mod pulled;
 pub mod quantity;
 pub mod report;
 pub mod runtime;

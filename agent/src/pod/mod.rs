@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod decide;
+pub mod demand;
 pub mod observe;
 pub mod qos;
 pub mod resize;

@@ -1,6 +1,7 @@
-//! The pod's quality of service class: from the requests and limits of cpu and memory of all its containers.
+//! The pod's quality of service class: from the requests and limits of cpu and memory of all its containers, or of the
+//! pod itself.
 
-use steersman_types::api::core::v1::{Container, Pod};
+use steersman_types::api::core::v1::{Pod, ResourceRequirements};
 
 use crate::quantity::{Resources, milli};
 
@@ -26,12 +27,19 @@ impl Qos {
 /// Best effort asks for nothing; guaranteed limits cpu and memory of every container and requests exactly that.
 #[must_use]
 pub fn qos(pod: &Pod) -> Qos {
-    let containers = || super::init_containers(pod).iter().chain(super::main_containers(pod));
-    let asks = |c: &Container| positive(requests(c)) || positive(limits(c));
+    let of_pod = super::demand::of_pod(pod);
+    let containers = || {
+        let all = super::init_containers(pod).iter().chain(super::main_containers(pod));
+        // What the pod says for itself counts alone.
+        all.map(|c| c.resources.as_ref())
+            .filter(|_| of_pod.is_none())
+            .chain(of_pod.map(Some))
+    };
+    let asks = |c: Parts<'_>| positive(requests(c)) || positive(limits(c));
     if !containers().any(asks) {
         return Qos::BestEffort;
     }
-    let exact = |c: &Container| {
+    let exact = |c: Parts<'_>| {
         ["cpu", "memory"].iter().all(|name| {
             let of = |r: Option<&Resources>| r.and_then(|r| r.get(*name)).map(milli).filter(|v| *v > 0);
             let limit = of(limits(c));
@@ -45,12 +53,15 @@ pub fn qos(pod: &Pod) -> Qos {
     }
 }
 
-fn requests(c: &Container) -> Option<&Resources> {
-    c.resources.as_ref()?.requests.as_ref()
+/// The resources of one container, or of the pod.
+type Parts<'a> = Option<&'a ResourceRequirements>;
+
+fn requests(c: Parts<'_>) -> Option<&Resources> {
+    c?.requests.as_ref()
 }
 
-fn limits(c: &Container) -> Option<&Resources> {
-    c.resources.as_ref()?.limits.as_ref()
+fn limits(c: Parts<'_>) -> Option<&Resources> {
+    c?.limits.as_ref()
 }
 
 fn positive(resources: Option<&Resources>) -> bool {

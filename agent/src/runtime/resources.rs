@@ -57,8 +57,12 @@ pub struct NodeLimits {
 pub fn container_resources(pod: &Pod, container: &Container, node: &NodeLimits) -> v1::LinuxContainerResources {
     let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
     let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
-    let limit = milli_of(limits, "cpu").unwrap_or(0);
-    let memory = value_of(limits, "memory").unwrap_or(0);
+    // A container without a limit of its own has the pod's.
+    let of_pod = pod::demand::of_pod(pod).and_then(|own| own.limits.as_ref());
+    let limit = milli_of(limits, "cpu").or_else(|| milli_of(of_pod, "cpu")).unwrap_or(0);
+    let memory = value_of(limits, "memory")
+        .or_else(|| value_of(of_pod, "memory"))
+        .unwrap_or(0);
     let mut resources = v1::LinuxContainerResources {
         cpu_shares: shares(milli_of(requests, "cpu").unwrap_or(limit)),
         memory_limit_in_bytes: memory,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use steersman_types::api::core::v1::Pod;
 
 use super::super::resize::{IN_PROGRESS, PENDING, Sizes, condition, desired, summary, unfinished, with_sizes};
-use super::super::seen::PodSeen;
+use super::super::seen::{Ending, PodSeen};
 use super::super::{find_container, full_name, uid};
 use super::{Next, RETRY, Worker};
 use crate::allocations::amounts;
@@ -85,6 +85,11 @@ impl Worker {
     pub(super) fn look_at_sizes(&mut self, pod: &Pod, seen: &mut PodSeen, events: &PodEvents) {
         if let Some(sizes) = &self.sizes {
             seen.actuated.clone_from(&sizes.actuated);
+        }
+        if seen.ending != Ending::No {
+            self.resizing = None;
+            self.pending = None;
+            return;
         }
         let generation = pod.metadata.generation;
         if !unfinished(pod, seen).is_empty() {

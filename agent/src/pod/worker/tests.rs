@@ -65,7 +65,7 @@ fn context(fake: &Fake, written: &Arc<Mutex<Written>>, events: &Events, dir: &Pa
         services: Box::new(Vec::new),
         volumes: Volumes::new(dir, objects.clone()),
         objects,
-        images: Images::new(runtime.clone(), None),
+        images: Images::new(runtime.clone(), None, dir),
         cgroups: crate::cgroups::Cgroups::at(&dir.join("cgroup"), "", true, 100_000, -1),
         dns: DnsSettings::default(),
         node: NodeLimits {
