@@ -106,6 +106,18 @@ pub fn content_type(media: MediaType) -> &'static str {
 /// # Errors
 /// 406 when nothing the client accepts can be made.
 pub fn output(headers: &HeaderMap, query: &Query, stream: bool) -> Result<Output, Status> {
+    choose(headers, query, stream, true)
+}
+
+/// [`output`] for what has no columns: a `Table` is no way to answer.
+///
+/// # Errors
+/// 406 when nothing the client accepts can be made.
+pub fn output_without_table(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
+    choose(headers, query, false, false)
+}
+
+fn choose(headers: &HeaderMap, query: &Query, stream: bool, tables: bool) -> Result<Output, Status> {
     let header = joined(headers, header::ACCEPT);
     let mut output = Output {
         gzip: accepts_gzip(headers),
@@ -119,6 +131,7 @@ pub fn output(headers: &HeaderMap, query: &Query, stream: bool) -> Result<Output
         for (media, kind, subtype) in ACCEPTED {
             if clause.is(kind, subtype)
                 && let Some((transform, pretty)) = options(&clause, media)
+                && (tables || !matches!(transform, Transform::Table(_)))
             {
                 if stream && media == MediaType::Yaml {
                     return Err(Status::not_acceptable(STREAM_TYPES));
@@ -331,6 +344,15 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().expect("header"));
         headers
+    }
+
+    #[test]
+    fn what_has_no_columns_is_no_table() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        let chosen = |accept: &str| output_without_table(&with(header::ACCEPT, accept), &Query::default());
+        assert_eq!(chosen(table).expect_err("refused").code, 406);
+        let output = chosen(&format!("{table},application/json")).expect("the next best");
+        assert_eq!(output.transform, Transform::None);
     }
 
     #[test]

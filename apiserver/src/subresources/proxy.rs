@@ -1,8 +1,14 @@
-//! `…/proxy`: any request to a pod, to a service's endpoint, or to a node's kubelet.
+//! `…/proxy`: any request to a pod, to a service's endpoint, or to a node's kubelet. Links in what they answer are made to
+//! lead back here (`links.rs`).
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use serde_json::Value;
 use steersman_auth::Lister;
 use steersman_schema::field::quote;
@@ -12,6 +18,15 @@ use crate::api::Api;
 use crate::body::Body;
 use crate::call::{Authorized, Target};
 use crate::kubelet::{Destination, Scheme, forwarded_headers, pass_on};
+use crate::subresources::links::{Page, Place};
+
+/// Permissions that a backend gives to pages of other origins are not the API server's to give.
+const FOREIGN: [HeaderName; 4] = [
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+];
 
 /// `[scheme:]name[:port]`, as the URL names a backend.
 struct Name<'a> {
@@ -44,11 +59,16 @@ pub async fn serve(
         "services" => service(api, target, &name)?,
         _ => node(api, &name)?,
     };
-    let rest = rest_of(call.uri.path());
-    let path = match call.uri.query() {
-        Some(query) => format!("{rest}?{query}"),
-        None => rest,
-    };
+    let asked = call.uri.path();
+    let reads = matches!(call.method, Method::GET | Method::HEAD);
+    let query = call.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    if reads && !upgrade && !asked.ends_with('/') && rest_of(asked) == "/" {
+        // Relative links of the root page would otherwise lead beside it.
+        return redirect(&format!("{asked}/{query}"));
+    }
+    let rest = rest_of(asked);
+    let prefix = asked.strip_suffix(&rest).unwrap_or(asked).to_owned();
+    let path = format!("{rest}{query}");
     let mut request = Request::new(call.take_body());
     *request.method_mut() = call.method.clone();
     *request.headers_mut() = forwarded_headers(&headers, upgrade);
@@ -57,6 +77,23 @@ pub async fn serve(
             .headers_mut()
             .insert(http::header::CONTENT_LENGTH, length.clone());
     }
+    if let Ok(uri) = HeaderValue::from_str(asked) {
+        request.headers_mut().insert("x-forwarded-uri", uri);
+    }
+    if accepts_pages(&headers) {
+        // Links can only be rewritten in what can be read.
+        request.headers_mut().remove(header::ACCEPT_ENCODING);
+    }
+    let place = Place {
+        prefix,
+        backend: format!("{}:{port}", bracketed(&host)),
+        // HTTP/2 has no Host header.
+        asked: call
+            .uri
+            .authority()
+            .map_or(text_of(&headers, header::HOST), |a| a.as_str())
+            .to_owned(),
+    };
     let to = Destination {
         scheme,
         host,
@@ -68,7 +105,83 @@ pub async fn serve(
         .send(&to, request)
         .await
         .map_err(|status| Status::service_unavailable(status.message))?;
-    Ok(pass_on(answer, call.take_upgrade()))
+    let switched = answer.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+    let answer = pass_on(answer, call.take_upgrade());
+    Ok(if switched {
+        answer
+    } else {
+        back(answer, place, &call.method)
+    })
+}
+
+fn redirect(to: &str) -> Result<Response<Body>, Status> {
+    let location = HeaderValue::from_str(to).map_err(|error| Status::bad_request(error.to_string()))?;
+    let mut response = Response::new(crate::body::empty());
+    *response.status_mut() = http::StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+fn text_of(headers: &HeaderMap, name: HeaderName) -> &str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+fn accepts_pages(headers: &HeaderMap) -> bool {
+    text_of(headers, header::ACCEPT).contains("text/html")
+}
+
+/// An address as it stands before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}
+
+/// The answer with its links leading here.
+fn back(mut answer: Response<Body>, place: Place, method: &Method) -> Response<Body> {
+    for name in &FOREIGN {
+        answer.headers_mut().remove(name);
+    }
+    let location = text_of(answer.headers(), header::LOCATION).to_owned();
+    if !location.is_empty() {
+        if let Some(Ok(new)) = place.link(&location).map(|new| HeaderValue::from_str(&new)) {
+            answer.headers_mut().insert(header::LOCATION, new);
+        }
+        return answer;
+    }
+    let media = text_of(answer.headers(), header::CONTENT_TYPE)
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    let encoded = !text_of(answer.headers(), header::CONTENT_ENCODING).is_empty();
+    if media != "text/html" || encoded || method == Method::HEAD {
+        return answer;
+    }
+    answer.headers_mut().remove(header::CONTENT_LENGTH);
+    answer.map(|body| rewritten(body, Page::new(place)))
+}
+
+fn rewritten(body: Body, page: Page) -> Body {
+    let pieces = futures::stream::unfold(Some((body, page)), |state| async move {
+        let (mut body, mut page) = state?;
+        loop {
+            return match body.frame().await {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    Some((Ok(Frame::data(Bytes::from(page.piece(&data)))), Some((body, page))))
+                }
+                Some(Err(error)) => Some((Err(error), None)),
+                None => Some((Ok(Frame::data(Bytes::from(page.end()))), None)),
+            };
+        }
+    });
+    StreamBody::new(pieces.boxed()).boxed_unsync()
 }
 
 fn split(text: &str) -> Option<Name<'_>> {
@@ -217,6 +330,44 @@ fn service(api: &Api, target: &Target, name: &Name<'_>) -> Result<(Scheme, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn links_of_a_backend_lead_back_through_the_proxy() {
+        let place = Place {
+            prefix: "/p/proxy".to_owned(),
+            backend: "10.0.0.1:80".to_owned(),
+            asked: "h".to_owned(),
+        };
+        let answer = |media: &'static str| {
+            let mut answer = Response::new(crate::body::full("<a href=/x>"));
+            answer
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+            answer
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, HeaderValue::from_static("11"));
+            answer
+                .headers_mut()
+                .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            answer
+        };
+        let page = back(answer("text/html; charset=utf-8"), place.clone(), &Method::GET);
+        assert!(page.headers().get(header::CONTENT_LENGTH).is_none());
+        assert!(page.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN).is_none());
+        let text = page.into_body().collect().await.expect("a body").to_bytes();
+        assert_eq!(text, "<a href=\"/p/proxy/x\">");
+        let plain = back(answer("text/plain"), place.clone(), &Method::GET);
+        assert_eq!(
+            plain.into_body().collect().await.expect("a body").to_bytes(),
+            "<a href=/x>"
+        );
+        let mut moved = answer("text/html");
+        moved
+            .headers_mut()
+            .insert(header::LOCATION, HeaderValue::from_static("/elsewhere"));
+        let moved = back(moved, place, &Method::GET);
+        assert_eq!(moved.headers()[header::LOCATION], "/p/proxy/elsewhere");
+    }
 
     #[test]
     fn the_rest_of_the_path_is_passed_on_as_it_is() {

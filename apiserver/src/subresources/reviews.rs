@@ -30,7 +30,7 @@ pub async fn create(api: &Api, ticket: &Authorized, target: &Target) -> Result<R
     }
     let call = ticket.call();
     let resource = &target.resource;
-    let output = negotiate::output(&call.headers, &call.query, false)?;
+    let output = negotiate::output_without_table(&call.headers, &call.query)?;
     let options = WriteOptions::read(&call.query, "CreateOptions")?;
     let media = negotiate::input(&call.headers)?;
     call.stage("decode");
