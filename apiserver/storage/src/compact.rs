@@ -5,9 +5,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::store::{Error, Result, Revision, Store};
+use crate::store::{Change, Error, Result, Revision, Store};
 
 const KEY: &str = "compact_rev_key";
+
+/// The revision to which some API server compacts the store, if the change says that.
+pub(crate) fn compacted_to(change: &Change) -> Option<Revision> {
+    match change {
+        Change::Put(kv) if kv.key == KEY => std::str::from_utf8(&kv.value).ok()?.parse().ok(),
+        _ => None,
+    }
+}
 
 /// What one API server remembers between rounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use futures::FutureExt;
 use steersman_storage::{
     MemoryStore, Store,
     cache::{Cache, CacheOptions, Error, Next, Scope, Verdict, Watch},
+    compact::Compactor,
 };
 use unsteady::Unsteady;
 
@@ -86,6 +87,30 @@ async fn before_it_is_loaded_it_says_so_and_it_loads_when_the_store_comes() {
         .await
         .unwrap();
     assert!(cache.get(&pod(1)).is_some());
+}
+
+#[tokio::test]
+async fn what_the_store_forgets_is_not_told_from_memory() {
+    let store = Unsteady::new(MemoryStore::new());
+    let first = store.create(&pod(1), "node=a;".into(), None).await.unwrap();
+    let second = store.create(&pod(2), "node=a;".into(), None).await.unwrap();
+    let cache = ready(&store).await;
+    let third = store.create(&pod(3), "node=a;".into(), None).await.unwrap();
+    caught_up(&cache, third).await;
+    assert!(cache.snapshot_at(PODS, second).is_ok());
+    // Any API server may compact; all of them learn it from the key by which they agree on it.
+    let mut compactor = Compactor::default();
+    compactor.round(&store).await.unwrap();
+    let fourth = store.create(&pod(4), "node=a;".into(), None).await.unwrap();
+    let compacted = compactor.round(&store).await.unwrap().unwrap();
+    assert!(third < compacted && compacted < fourth);
+    let expired = |revision| matches!(cache.snapshot_at(PODS, revision), Err(Error::Expired { .. }));
+    eventually(|| expired(third)).await;
+    assert!(expired(first) && expired(second));
+    assert_eq!(cache.snapshot_at(PODS, fourth).unwrap().count(PODS, None), 4);
+    // A watch is told what the memory still has.
+    let mut watch = cache.watch(all(), third).unwrap();
+    assert_eq!(take(&mut watch, 1).await, [fourth]);
 }
 
 #[tokio::test]

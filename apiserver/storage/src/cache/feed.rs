@@ -17,7 +17,10 @@ use super::{
     state::{Aftermath, Decoded},
     tree::Keyed,
 };
-use crate::store::{Batch, Change, Error, KeyValue, RangeRequest, Result, Revision, Store};
+use crate::{
+    compact,
+    store::{Batch, Change, Error, KeyValue, RangeRequest, Result, Revision, Store},
+};
 
 /// Pages that are being indexed while the next one is fetched.
 const PAGES_AHEAD: usize = 3;
@@ -228,6 +231,7 @@ fn apply(cache: &Inner, batch: Batch) {
         let known = |key: &str| state.get(key).map(|o| Keyed::key(o).clone());
         batch.changes.iter().map(|c| known(c.key())).collect::<Vec<_>>()
     };
+    let compacted = batch.changes.iter().rev().find_map(compact::compacted_to);
     let mut fresh_keys: HashMap<String, Arc<str>> = HashMap::new();
     let changes = batch
         .changes
@@ -251,7 +255,13 @@ fn apply(cache: &Inner, batch: Batch) {
             Decoded { key, revision, object }
         })
         .collect();
-    let after = cache.state.write().apply(changes, revision);
+    let after = {
+        let mut state = cache.state.write();
+        if let Some(revision) = compacted {
+            state.compact(revision);
+        }
+        state.apply(changes, revision)
+    };
     finish(cache, after);
 }
 

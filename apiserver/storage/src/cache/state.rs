@@ -49,6 +49,9 @@ pub(crate) struct State {
     target: Revision,
     /// Revision of the last load, where the history of every resource starts.
     floor: Revision,
+    /// The store was compacted to here, as far as heard. States before are told no more, as if there were no memory of them:
+    /// a list that was begun then goes on as upstream's, from the newest state.
+    compacted: Revision,
     shards: HashMap<Arc<str>, Shard>,
     broken: BTreeMap<Arc<str>, Arc<Object>>,
 }
@@ -112,6 +115,7 @@ impl State {
             epoch: 0,
             target: 0,
             floor: 0,
+            compacted: 0,
             shards: HashMap::new(),
             broken: BTreeMap::new(),
         }
@@ -259,6 +263,12 @@ impl State {
                 current: self.revision,
             });
         }
+        if revision < self.compacted {
+            return Err(Error::Expired {
+                requested: revision,
+                oldest: self.compacted,
+            });
+        }
         let Some(shard) = self.shards.get(resource) else {
             if revision < self.floor {
                 return Err(Error::Expired {
@@ -282,6 +292,11 @@ impl State {
             .cloned()
             .collect();
         Ok((shard.objects.clone(), undo))
+    }
+
+    /// Hears that the store is compacted to a revision.
+    pub fn compact(&mut self, revision: Revision) {
+        self.compacted = self.compacted.max(revision);
     }
 
     /// Whether the history of the resource reaches back to the revision.
