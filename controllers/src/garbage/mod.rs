@@ -31,7 +31,7 @@ use tracing::{debug, info};
 
 use crate::act::{Action, Executor};
 use crate::context::Context;
-use decide::{Decision, FOREGROUND, ORPHAN, OwnerState, decide};
+use decide::{Decision, Dependents, FOREGROUND, ORPHAN, OwnerState, decide};
 use monitors::Monitors;
 
 const WORKERS: usize = 20;
@@ -138,13 +138,7 @@ impl Collector {
                 self.queue.add(dependent);
             }
             // An owner that waits for its dependents has one less.
-            for owner in object.metadata.owner_references.iter().flatten() {
-                if let Some((resource, owner)) = self.monitors.find(owner, &item.key.namespace)
-                    && decide::is_waiting(&owner.metadata)
-                {
-                    self.queue.add(self::item(&resource, &owner));
-                }
-            }
+            self.wake_waiting_owners(object);
             return;
         }
         let going = object.metadata.deletion_timestamp.is_some();
@@ -157,6 +151,10 @@ impl Collector {
         if !changed {
             return;
         }
+        if let Some(old) = event.old().filter(|old| owners(old) != owners(object)) {
+            // It may block an owner no longer.
+            self.wake_waiting_owners(old);
+        }
         if going && decide::has_finalizer(&object.metadata, FOREGROUND) {
             for dependent in self.monitors.dependents(&item.uid) {
                 self.queue.add(dependent);
@@ -168,6 +166,17 @@ impl Collector {
                 .any(|f| decide::has_finalizer(&object.metadata, f));
         if finalizing || !owners(object).is_empty() {
             self.queue.add(item);
+        }
+    }
+
+    fn wake_waiting_owners(&self, dependent: &PartialObject) {
+        let namespace = dependent.metadata.namespace.as_deref().unwrap_or_default();
+        for owner in dependent.metadata.owner_references.iter().flatten() {
+            if let Some((resource, owner)) = self.monitors.find(owner, namespace)
+                && decide::is_waiting(&owner.metadata)
+            {
+                self.queue.add(item(&resource, &owner));
+            }
         }
     }
 }
@@ -210,8 +219,12 @@ impl Collector {
         for owner in object.metadata.owner_references.iter().flatten() {
             owners.push((owner.clone(), self.owner_state(item, owner).await?));
         }
-        let blocking = dependents.iter().any(|d| self.blocks(d, &item.uid));
-        match decide(&object.metadata, &owners, !dependents.is_empty(), blocking) {
+        let known = Dependents {
+            any: !dependents.is_empty(),
+            blocking: dependents.iter().any(|d| self.blocks(d, &item.uid)),
+            waiting: dependents.iter().any(|d| self.waits(d)),
+        };
+        match decide(&object.metadata, &owners, known) {
             Decision::Nothing => {}
             Decision::WaitForDiscovery => return Ok(Some(DISCOVER_EVERY)),
             Decision::WaitForDependents => {
@@ -227,6 +240,7 @@ impl Collector {
                 self.remove_finalizer(item, &object, ORPHAN).await?;
             }
             Decision::Disown(uids) => self.disown(item, &uids).await?,
+            Decision::Unblock => self.unblock(item, &object).await?,
             Decision::Delete(policy) => self.delete(item, &object, policy).await?,
         }
         Ok(None)
@@ -252,6 +266,12 @@ impl Collector {
                     .flatten()
                     .any(|o| o.uid == owner && o.block_owner_deletion == Some(true))
             })
+    }
+
+    fn waits(&self, dependent: &Item) -> bool {
+        self.monitors
+            .get(&dependent.resource, &dependent.key)
+            .is_some_and(|object| decide::is_waiting(&object.metadata))
     }
 
     async fn owner_state(&self, item: &Item, owner: &OwnerReference) -> Result<OwnerState, ApiError> {
@@ -361,6 +381,16 @@ impl Collector {
             json!({"ownerReferences": kept.iter().map(|o| reference(o)).collect::<Vec<_>>()}),
         )
         .await
+    }
+
+    /// None of the object's references blocks its owner any longer; the version is the precondition.
+    async fn unblock(&self, item: &Item, object: &PartialObject) -> Result<(), ApiError> {
+        let mut owners = object.metadata.owner_references.clone().unwrap_or_default();
+        for owner in &mut owners {
+            owner.block_owner_deletion = Some(false);
+        }
+        let owners: Vec<_> = owners.iter().map(reference).collect();
+        self.patch(item, object, json!({"ownerReferences": owners})).await
     }
 
     async fn remove_finalizer(&self, item: &Item, object: &PartialObject, finalizer: &str) -> Result<(), ApiError> {

@@ -38,12 +38,16 @@ fn owners(states: &[OwnerState]) -> Vec<(OwnerReference, OwnerState)> {
     states.iter().enumerate().map(|(i, s)| (owner(i), *s)).collect()
 }
 
+fn known(any: bool, blocking: bool, waiting: bool) -> Dependents {
+    Dependents { any, blocking, waiting }
+}
+
 proptest! {
     #[test]
     fn nothing_with_a_live_owner_or_without_owners_is_deleted(
-        states in states(), going: bool, orphan: bool, foreground: bool, dependents: bool, blocked: bool,
+        states in states(), going: bool, orphan: bool, foreground: bool, dependents: bool, blocked: bool, waiting: bool,
     ) {
-        let decision = decide(&meta(going, orphan, foreground), &owners(&states), dependents || blocked, blocked);
+        let decision = decide(&meta(going, orphan, foreground), &owners(&states), known(dependents || blocked, blocked, waiting));
         let safe = states.is_empty() || states.contains(&OwnerState::Solid)
             || states.contains(&OwnerState::Unknown) || going;
         prop_assert!(!(safe && matches!(decision, Decision::Delete(_))), "{decision:?}");
@@ -55,8 +59,8 @@ proptest! {
     }
 
     #[test]
-    fn a_foreground_deletion_ends_only_when_nothing_blocks_it(blocked: bool, states in states()) {
-        let decision = decide(&meta(true, false, true), &owners(&states), true, blocked);
+    fn a_foreground_deletion_ends_only_when_nothing_blocks_it(blocked: bool, waiting: bool, states in states()) {
+        let decision = decide(&meta(true, false, true), &owners(&states), known(true, blocked, waiting));
         let expected = if blocked { Decision::WaitForDependents } else { Decision::RemoveFinalizer(FOREGROUND) };
         prop_assert_eq!(decision, expected);
     }
@@ -66,12 +70,28 @@ proptest! {
 fn an_owner_that_waits_passes_the_foreground_on() {
     let waiting = owners(&[OwnerState::Waiting, OwnerState::Absent]);
     assert_eq!(
-        decide(&meta(false, false, false), &waiting, true, false),
+        decide(&meta(false, false, false), &waiting, known(true, false, false)),
         Decision::Delete(Propagation::Foreground)
     );
     assert_eq!(
-        decide(&meta(false, false, false), &waiting, false, false),
+        decide(&meta(false, false, false), &waiting, known(false, false, false)),
         Decision::Delete(Propagation::Background)
+    );
+}
+
+#[test]
+fn a_circle_of_owners_is_opened_before_the_deletion_goes_round() {
+    let mut waiting = owners(&[OwnerState::Waiting]);
+    waiting[0].0.block_owner_deletion = Some(true);
+    let dependents = known(true, true, true);
+    assert_eq!(
+        decide(&meta(false, false, false), &waiting, dependents),
+        Decision::Unblock
+    );
+    waiting[0].0.block_owner_deletion = Some(false);
+    assert_eq!(
+        decide(&meta(false, false, false), &waiting, dependents),
+        Decision::Delete(Propagation::Foreground)
     );
 }
 
