@@ -28,8 +28,9 @@ take_lock() {
 }
 
 # wait_until SECONDS WHAT LOG_NAMES COMMAND...: polls COMMAND; on timeout says what was awaited and shows the ends of the logs.
+# STEERSMAN_PATIENCE, a whole number, multiplies the limit: for a machine that is busy with other things.
 wait_until() {
-  local limit=$1 what=$2 logs=$3 deadline name
+  local limit=$(($1 * ${STEERSMAN_PATIENCE:-1})) what=$2 logs=$3 deadline name
   shift 3
   deadline=$((${EPOCHREALTIME/[.,]/} + limit * 1000000))
   until "$@"; do
