@@ -13,18 +13,19 @@ const END: &str = "<!-- swap:end -->";
 #[must_use]
 pub fn section(records: &[(Cell, Option<Record>)], notes: &[String]) -> String {
     let mut text = String::from(
-        "| cell | verdict | passed | failed | cluster up | whole | date, commit |\n|---|---|---|---|---|---|---|\n",
+        "| cell | verdict | passed | failed | cluster up | whole | suites | date, commit |\n|---|---|---|---|---|---|---|---|\n",
     );
     for (cell, record) in records {
         let row = match record {
-            None => format!("| {cell} | not run | | | | | |"),
+            None => format!("| {cell} | not run | | | | | | |"),
             Some(r) => format!(
-                "| {cell} | {} | {} | {} | {} | {:.0} s | {}, {} |",
+                "| {cell} | {} | {} | {} | {} | {:.0} s | {} | {}, {} |",
                 if r.green() { "green" } else { "**red**" },
                 r.passed,
                 r.failed.len(),
                 r.up_seconds.map_or_else(|| "-".to_owned(), |s| format!("{s:.1} s")),
                 r.seconds,
+                suites(r, *cell),
                 r.date,
                 r.commit,
             ),
@@ -52,6 +53,14 @@ pub fn section(records: &[(Cell, Option<Record>)], notes: &[String]) -> String {
         }
     }
     text
+}
+
+/// The suites that a record's fingerprint names; a hand-over runs none.
+fn suites(record: &Record, cell: Cell) -> &str {
+    match cell {
+        Cell::HandOver { .. } => "-",
+        _ => record.fingerprint.split(' ').nth(1).unwrap_or("-"),
+    }
 }
 
 /// A readable length, and nothing that Markdown would take for its own.
@@ -82,7 +91,7 @@ mod tests {
     fn record(failed: &[&str]) -> Record {
         Record {
             cell: "two-api-servers".into(),
-            fingerprint: String::new(),
+            fingerprint: "0 dns_".into(),
             date: "2026-01-01".into(),
             commit: "abc".into(),
             seconds: 12.0,
@@ -110,7 +119,7 @@ mod tests {
     fn what_failed_is_named_and_cells_without_a_run_say_so() {
         let text = section(&[(Cell::TwoServers, Some(record(&["a | b\nc"])))], &[]);
         assert!(
-            text.contains("| two-api-servers | **red** | 4 | 1 | 3.0 s | 12 s | 2026-01-01, abc |"),
+            text.contains("| two-api-servers | **red** | 4 | 1 | 3.0 s | 12 s | dns_ | 2026-01-01, abc |"),
             "{text}"
         );
         assert!(text.contains("- failed: a \\| b c"), "{text}");
