@@ -113,7 +113,7 @@ impl App {
             cache_options,
             Arc::new(KindIndexer::new(resources.clone())),
         );
-        let lister = Arc::new(CacheLister::new(cache.clone(), resources.clone()));
+        let lister = Arc::new(CacheLister::new(store.clone(), cache.clone(), resources.clone()));
 
         let rbac = Arc::new(Rbac::new());
         let mut followers: Vec<Arc<dyn steersman_auth::Follower>> = vec![rbac.clone()];

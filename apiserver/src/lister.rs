@@ -9,20 +9,26 @@ use steersman_admission::Cluster;
 use steersman_auth::{Follower, Lister};
 use steersman_schema::codec;
 use steersman_storage::cache::{Cache, Indexed, Indexer, Next, Object, Pairs, Scope};
+use steersman_storage::store::{self, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::object;
 use crate::resources::{Resource, Resources};
 
-/// Reads from the cache.
+/// Reads from the cache; what admission keeps count of goes through the store.
 pub struct CacheLister {
+    store: Arc<dyn Store>,
     cache: Arc<Cache>,
     resources: Arc<Resources>,
 }
 
 impl CacheLister {
-    pub fn new(cache: Arc<Cache>, resources: Arc<Resources>) -> Self {
-        Self { cache, resources }
+    pub fn new(store: Arc<dyn Store>, cache: Arc<Cache>, resources: Arc<Resources>) -> Self {
+        Self {
+            store,
+            cache,
+            resources,
+        }
     }
 
     fn value(&self, resource: &Resource, found: &Object) -> Option<Arc<Value>> {
@@ -57,6 +63,23 @@ impl Lister for CacheLister {
 impl Cluster for CacheLister {
     async fn refresh(&self) -> Result<(), String> {
         crate::api::fresh(&self.cache).await.map_err(|error| error.to_string())
+    }
+
+    async fn replace(&self, group: &str, plural: &str, object: &Value) -> Result<Option<Value>, String> {
+        let resource = self.resources.preferred(group, plural).ok_or("no such resource")?;
+        let meta = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let expected: i64 = meta("resourceVersion").parse().map_err(|_| "no resourceVersion")?;
+        let key = resource.key(meta("namespace"), meta("name"));
+        let stored = object::to_stored(resource, object).map_err(|status| status.message)?;
+        match self.store.update(&key, stored, expected, None).await {
+            Ok(revision) => {
+                let mut new = object.clone();
+                object::set_version(&mut new, revision);
+                Ok(Some(new))
+            }
+            Err(store::Error::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub const ORDER: &[Entry] = &[
     on("TaintNodesByCondition", Some(crate::taint_nodes::build)),
     off("AlwaysPullImages", None),
     off("ImagePolicyWebhook", None),
-    on("PodSecurity", None),
+    on("PodSecurity", Some(crate::pod_security::build)),
     off("PodNodeSelector", None),
     on("Priority", Some(crate::priority::build)),
     on(
@@ -82,7 +82,7 @@ pub const ORDER: &[Entry] = &[
     on("MutatingAdmissionWebhook", None),
     on("ValidatingAdmissionPolicy", None),
     on("ValidatingAdmissionWebhook", None),
-    on("ResourceQuota", None),
+    on("ResourceQuota", Some(crate::resource_quota::build)),
     off("AlwaysDeny", None),
 ];
 

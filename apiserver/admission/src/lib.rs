@@ -16,8 +16,10 @@ mod edit;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
 mod request;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes;
@@ -25,9 +27,11 @@ mod taint_nodes;
 mod tests;
 
 pub use chain::{Chain, UnknownPlugin};
-pub use request::{Operation, Request};
+pub use request::{Operation, Request, Warnings};
 
 use std::sync::Arc;
+
+use serde_json::Value;
 use steersman_auth::{Authorizer, Lister};
 use steersman_schema::status::Status;
 
@@ -40,6 +44,15 @@ pub trait Cluster: Lister {
     /// # Errors
     /// When the store cannot say within the request's deadline; the text says why.
     async fn refresh(&self) -> Result<(), String>;
+
+    /// Replaces an object in the store if its `resourceVersion` is still the stored one: the object with its new version, or
+    /// `None` when somebody else was first. Only for what plugins keep count of themselves (the status of quotas).
+    ///
+    /// # Errors
+    /// When the store does not take it; the text says why.
+    async fn replace(&self, _group: &str, _plural: &str, _object: &Value) -> Result<Option<Value>, String> {
+        Err("the cluster is read only".to_owned())
+    }
 
     /// Waits. Plugins wait only for what a controller is about to make; tests return at once.
     async fn pause(&self, time: std::time::Duration) {

@@ -1,5 +1,6 @@
 //! What a plugin is asked about: one write.
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
 use steersman_auth::lister::text;
@@ -16,6 +17,22 @@ pub enum Operation {
     Delete,
     /// exec, attach, portforward, proxy.
     Connect,
+}
+
+/// Collects warnings; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    pub fn push(&self, text: String) {
+        self.0.lock().push(text);
+    }
+
+    /// Everything so far, once.
+    #[must_use]
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock())
+    }
 }
 
 /// One write, as the admission chain sees it (upstream: `admission.Attributes`).
@@ -47,8 +64,8 @@ pub struct Request {
     pub now: jiff::Timestamp,
     /// Fresh randomness for generated names.
     pub random: u64,
-    /// Texts for `Warning` headers, added by plugins.
-    pub warnings: Vec<String>,
+    /// Texts for `Warning` headers, added by plugins in either pass.
+    pub warnings: Warnings,
 }
 
 impl Request {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use steersman_admission::{Operation, Request};
+use steersman_admission::{Operation, Request, Warnings};
 use steersman_schema::facts::Gvk;
 use steersman_schema::status::Status;
 
@@ -68,7 +68,13 @@ impl Admission<'_> {
             dry_run: self.dry_run,
             now: self.ticket.call().now,
             random: rand::random(),
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
+        }
+    }
+
+    fn pass_on(&self, request: &Request) {
+        for text in request.warnings.take() {
+            self.ticket.call().warn(&text);
         }
     }
 
@@ -83,7 +89,7 @@ impl Admission<'_> {
         }
         let mut request = self.request(Some(object), old);
         let outcome = self.api.admission.admit(&mut request).await;
-        request.warnings.iter().for_each(|text| self.ticket.call().warn(text));
+        self.pass_on(&request);
         outcome.map_err(|status| *status)?;
         request
             .object
@@ -100,7 +106,9 @@ impl Admission<'_> {
             return Ok(Admitted(object));
         }
         let request = self.request(Some(object), old);
-        self.api.admission.validate(&request).await.map_err(|status| *status)?;
+        let outcome = self.api.admission.validate(&request).await;
+        self.pass_on(&request);
+        outcome.map_err(|status| *status)?;
         let object = request
             .object
             .ok_or_else(|| Status::internal("admission lost the object"))?;

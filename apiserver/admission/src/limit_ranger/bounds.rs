@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use steersman_auth::lister::{items, text};
+use steersman_quota::amounts::{Amounts, of as amounts};
+use steersman_quota::sums::of_pod as sums_of_pod;
 use steersman_schema::quantity::Quantity;
-
-use super::sums::{Amounts, amounts, of_pod as sums_of_pod};
 
 /// Every bound that a pod breaks.
 pub(super) fn of_pod(range: &Value, pod: &Value) -> Vec<String> {

@@ -2,7 +2,6 @@
 //! and claims may ask for.
 
 mod bounds;
-mod sums;
 #[cfg(test)]
 mod tests;
 

@@ -11,12 +11,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use steersman_auth::authz::{Attributes, Outcome, Reason, Rules};
-use steersman_auth::lister::Fixed;
+use steersman_auth::lister::{Fixed, text};
 use steersman_auth::user::{User, UserInfo};
 use steersman_auth::{Authorizer, Lister};
 
 use crate::Operation::Create;
-use crate::{Chain, Cluster, Operation, Request, Surroundings, UnknownPlugin};
+use crate::{Chain, Cluster, Operation, Request, Surroundings, UnknownPlugin, Warnings};
 
 /// Objects, what appears at the next refresh, and who may do what (`verb resource name`).
 #[derive(Default)]
@@ -66,6 +66,21 @@ impl Cluster for World {
         Ok(())
     }
 
+    async fn replace(&self, group: &str, plural: &str, object: &Value) -> Result<Option<Value>, String> {
+        let (namespace, name) = (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+        let mut objects = self.objects.lock();
+        let stored = objects.get(group, plural, Some(namespace), name);
+        let version = |o: &Value| text(o, "/metadata/resourceVersion").to_owned();
+        if stored.is_none_or(|stored| version(&stored) != version(object)) {
+            return Ok(None);
+        }
+        let mut new = object.clone();
+        let next = version(object).parse::<u64>().unwrap_or(0) + 1;
+        new["metadata"]["resourceVersion"] = next.to_string().into();
+        objects.put(group, plural, new.clone());
+        Ok(Some(new))
+    }
+
     async fn pause(&self, _: Duration) {}
 }
 
@@ -110,7 +125,7 @@ pub(crate) fn request(operation: Operation, group: &str, resource: &str, namespa
         dry_run: false,
         now: jiff::Timestamp::UNIX_EPOCH,
         random: 12_345,
-        warnings: Vec::new(),
+        warnings: Warnings::default(),
     }
 }
 
