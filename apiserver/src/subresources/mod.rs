@@ -5,6 +5,7 @@ pub mod binding;
 pub mod component_status;
 pub mod eviction;
 mod links;
+mod log_socket;
 pub mod node_streams;
 pub mod proxy;
 pub mod reviews;

@@ -1,7 +1,7 @@
 //! Requests that are answered by a node or a pod: log, exec, attach, port-forward, proxy. Bytes are passed through.
 //!
 //! SPDY/3.1 and WebSocket up to v4 go to the kubelet as they are. WebSocket v5 and the SPDY-in-WebSocket tunnel are
-//! refused before the upgrade, whereupon clients fall back to SPDY.
+//! refused before the upgrade, whereupon clients fall back to SPDY. A log over WebSocket is put into frames here.
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::kubelet::{Destination, Scheme, forwarded_headers, pass_on};
 use crate::query::Query;
 use crate::registry::admit::Admission;
 use crate::registry::get;
+use crate::subresources::log_socket;
 
 /// WebSocket subprotocols that can be passed through.
 const PROTOCOLS: &[&str] = &[
@@ -44,7 +45,7 @@ pub async fn serve(api: &Arc<Api>, ticket: &Authorized, target: &Target) -> Resu
     let call = ticket.call();
     let mut headers = call.headers.clone();
     let upgrade = wants_upgrade(&headers);
-    if upgrade {
+    if upgrade && target.subresource != "log" {
         pick_protocol(&mut headers)?;
     }
     admit(api, ticket, target).await?;
@@ -64,13 +65,18 @@ pub async fn serve(api: &Arc<Api>, ticket: &Authorized, target: &Target) -> Resu
     let method = if sub == "log" { Method::GET } else { call.method.clone() };
     let mut request = Request::new(call.take_body());
     *request.method_mut() = method;
-    *request.headers_mut() = forwarded_headers(&headers, upgrade);
+    *request.headers_mut() = forwarded_headers(&headers, upgrade && sub != "log");
     if sub == "log" {
         // The log is plain text whatever the client would like of objects.
         request.headers_mut().remove(header::ACCEPT);
         request.headers_mut().remove(header::ACCEPT_ENCODING);
         let answer = api.kubelets.send(&to, request).await?;
-        return log_answer(answer, target).await;
+        let log = log_answer(answer, target).await?;
+        return if upgrade {
+            log_socket::answer(log, &headers, call.take_upgrade())
+        } else {
+            Ok(log)
+        };
     }
     let answer = api.kubelets.send(&to, request).await?;
     Ok(pass_on(answer, call.take_upgrade()))
