@@ -59,7 +59,9 @@ fn a_patch_with_a_version_or_uid_holds_only_for_that_one() {
         .json("DELETE", &format!("{}/c", maps.path), "application/json", &other);
     assert_eq!(refused.code, 409, "{}", refused.body);
     assert!(
-        refused.body.contains("Precondition failed: UID in precondition"),
+        refused.body.contains(
+            "the UID in the precondition (00000000-0000-0000-0000-000000000000) does not match the UID in record"
+        ),
         "{}",
         refused.body
     );

@@ -231,4 +231,3 @@ fn what_is_no_patch_is_refused() {
     assert_eq!(unknown.code, 415);
     assert_eq!(unknown.json()["reason"], "UnsupportedMediaType", "{}", unknown.body);
 }
-}
