@@ -18,6 +18,8 @@ use tokio::process::Command;
 const LABEL: &str = "e2e-run";
 const READY: Duration = Duration::from_secs(60);
 const GONE: Duration = Duration::from_secs(300);
+/// After so long, what remains in a namespace is looked at.
+const HELD: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(500);
 /// The suite looks on every node for running pods with these three words in their names, and without them waits a minute in
 /// each test that asks for a healthy cluster.
@@ -208,7 +210,7 @@ pub async fn missing_images(kubectl: &Kubectl, binary: &std::path::Path) -> Resu
 /// # Errors
 /// When the API server does not answer. Namespaces that stay are only named: the tests that follow show what it costs.
 pub async fn clear(kubectl: &Kubectl) -> Result<()> {
-    let mut left = Vec::new();
+    let (mut left, begun) = (Vec::new(), Instant::now());
     let gone = || async {
         let namespaces = kubectl.list("namespaces", &["-l", LABEL]).await?;
         let names: Vec<String> = namespaces
@@ -220,6 +222,10 @@ pub async fn clear(kubectl: &Kubectl) -> Result<()> {
             .any(|ns| ns["metadata"]["deletionTimestamp"].is_null());
         if fresh {
             remove(kubectl, &names).await?;
+        } else if begun.elapsed() > HELD {
+            for namespace in &namespaces {
+                let_go(kubectl, namespace).await?;
+            }
         }
         ensure!(
             names.is_empty(),
@@ -265,6 +271,71 @@ async fn remove(kubectl: &Kubectl, namespaces: &[String]) -> Result<()> {
         )
         .await?;
     Ok(())
+}
+
+/// Takes the tests' own finalizers off what remains in a namespace that is going: an interrupted test does not come back
+/// for them.
+async fn let_go(kubectl: &Kubectl, namespace: &Value) -> Result<()> {
+    let name = string(&namespace["metadata"]["name"]);
+    for kind in remaining_kinds(namespace) {
+        for object in kubectl.list(&kind, &["-n", name]).await? {
+            let finalizers: Vec<&str> = object["metadata"]["finalizers"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(string)
+                .collect();
+            let kept: Vec<&str> = finalizers
+                .iter()
+                .copied()
+                .filter(|finalizer| !is_of_a_test(finalizer))
+                .collect();
+            if kept.len() < finalizers.len() {
+                let (own, patch) = (
+                    string(&object["metadata"]["name"]),
+                    json!({"metadata": {"finalizers": kept}}),
+                );
+                println!("taking finalizers off {kind}/{own} in {name}, left by an interrupted test");
+                kubectl
+                    .run(
+                        &[
+                            "patch",
+                            &kind,
+                            own,
+                            "-n",
+                            name,
+                            "--type=merge",
+                            "-p",
+                            &patch.to_string(),
+                        ],
+                        "",
+                    )
+                    .await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Finalizers that nobody in a cluster looks after.
+fn is_of_a_test(finalizer: &str) -> bool {
+    finalizer
+        .split_once('/')
+        .is_some_and(|(domain, _)| domain.ends_with("example.com"))
+}
+
+/// Kinds of which a namespace that is going says that objects remain: `pods. has 1 resource instances`.
+fn remaining_kinds(namespace: &Value) -> Vec<String> {
+    let conditions = namespace["status"]["conditions"].as_array().into_iter().flatten();
+    let messages = conditions
+        .filter(|c| c["type"] == "NamespaceContentRemaining")
+        .map(|c| string(&c["message"]));
+    let words: Vec<&str> = messages.flat_map(str::split_whitespace).collect();
+    words
+        .windows(2)
+        .filter(|pair| pair[1] == "has")
+        .map(|pair| pair[0].trim_end_matches('.').to_owned())
+        .collect()
 }
 
 /// Whether a webhook configuration or an aggregated API calls a service in one of the namespaces.
@@ -318,6 +389,19 @@ mod tests {
         assert!(!usable(&node("True", "NoExecute")));
         assert!(!usable(&node("Unknown", "PreferNoSchedule")));
         assert!(!usable(&json!({})));
+    }
+
+    #[test]
+    fn what_holds_a_namespace_is_read_from_its_condition() {
+        let message =
+            "Some resources are remaining: pods. has 1 resource instances, foos.example.com has 2 resource instances";
+        let namespace = json!({"status": {"conditions": [
+            {"type": "NamespaceContentRemaining", "message": message},
+            {"type": "NamespaceFinalizersRemaining", "message": "x has 1"}]}});
+        assert_eq!(remaining_kinds(&namespace), ["pods", "foos.example.com"]);
+        assert!(remaining_kinds(&json!({})).is_empty());
+        assert!(is_of_a_test("example.com/test-finalizer"));
+        assert!(!is_of_a_test("batch.kubernetes.io/job-tracking") && !is_of_a_test("foregroundDeletion"));
     }
 
     #[test]
