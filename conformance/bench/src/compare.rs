@@ -12,7 +12,7 @@ use crate::side::Side;
 
 /// What is compared on clusters with real nodes, and without them.
 const WITH_NODES: &[&str] = &["memory", "pods"];
-const CONTROL_PLANE: &[&str] = &["start", "writes", "list", "watch"];
+const CONTROL_PLANE: &[&str] = &["start", "watch", "writes", "list"];
 
 /// One line of the result: the same figure of both sides, a value per round.
 #[derive(Clone, Debug)]

@@ -26,7 +26,8 @@ use anyhow::{Context, Result, bail};
 use figure::Report;
 use steersman_conformance::Cluster;
 
-const NAMES: [&str; 7] = ["start", "memory", "pods", "writes", "list", "watch", "sched"];
+/// In the order in which they run: `watch` before what makes the server grow.
+const NAMES: [&str; 7] = ["start", "memory", "pods", "watch", "writes", "list", "sched"];
 
 /// The command line, understood.
 #[derive(Default)]

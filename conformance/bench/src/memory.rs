@@ -15,7 +15,6 @@ const PROGRAMS: &[&str] = &[
     "cluster-dns",
     "node-1.kubelet",
     "node-1.kube-proxy",
-    "etcd-1",
 ];
 /// After which a program that has just started has come to rest.
 const SETTLE: Duration = Duration::from_secs(15);
