@@ -189,7 +189,7 @@ pub fn decide(seen: &Observed, current: &Version, update: &Version) -> Plan {
 /// Replicas in order of their numbers, and the condemned from the highest number down.
 fn partition(view: &View<'_>, current: &Version, update: &Version) -> (Vec<Replica>, Vec<Arc<Pod>>) {
     let set = view.set;
-    let count = member::replicas(set);
+    let count = member::window(set, &view.seen.pods);
     let mut there: Vec<Option<Arc<Pod>>> = vec![None; count];
     let mut condemned = Vec::new();
     for pod in &view.seen.pods {
@@ -242,17 +242,16 @@ fn scale(view: &View<'_>, replicas: &[Replica], condemned: &[Arc<Pod>], rounds: 
         return false;
     }
     rounds.push(condemned.iter().flat_map(|pod| view.ownership(pod)).collect());
-    let mut first_unhealthy = replicas
-        .iter()
-        .map(Replica::pod)
-        .chain(condemned.iter().rev().map(Arc::as_ref));
+    // A finished pod will never be healthy: nobody waits for it (upstream's controller does, and with two of them forever).
+    let hopeful = condemned.iter().rev().filter(|pod| !pods::is_finished(pod));
+    let mut first_unhealthy = replicas.iter().map(Replica::pod).chain(hopeful.map(Arc::as_ref));
     let first_unhealthy = first_unhealthy
         .find(|pod| view.unavailable(pod))
         .map(|pod| pod.metadata.name.clone());
     let mut deletions = Vec::new();
     for pod in condemned {
         if !pods::is_terminating(pod) {
-            let healthy = View::ready(pod) && view.available(pod);
+            let healthy = View::ready(pod) && view.available(pod) || pods::is_finished(pod);
             // An unhealthy pod must not be what the others wait for.
             if view.ordered && !healthy && first_unhealthy.as_ref() != Some(&pod.metadata.name) {
                 return false;

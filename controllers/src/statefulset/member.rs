@@ -1,6 +1,7 @@
 //! One pod of a StatefulSet: its number, its identity, its volumes. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use steersman_types::ObjectMeta;
 use steersman_types::api::apps::v1::StatefulSet;
@@ -14,6 +15,9 @@ use crate::fleet;
 pub const REVISION: &str = "controller-revision-hash";
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
+
+/// Pods that are made in one run at most.
+const BURST: usize = 500;
 
 /// `(set's name, number)` in a pod's name.
 fn parse(name: &str) -> Option<(&str, i64)> {
@@ -55,6 +59,14 @@ pub fn replicas(set: &StatefulSet) -> usize {
 pub fn position(set: &StatefulSet, ordinal: i64) -> Option<usize> {
     let position = usize::try_from(ordinal.checked_sub(first(set))?).ok()?;
     (position < replicas(set)).then_some(position)
+}
+
+/// How many replicas are looked at in one run: as far as there are pods, and [`BURST`] more.
+#[must_use]
+pub fn window(set: &StatefulSet, pods: &[Arc<Pod>]) -> usize {
+    let places = pods.iter().filter_map(|pod| position(set, ordinal(pod)?));
+    let reached = places.max().map_or(0, |last| last + 1);
+    replicas(set).min(reached.saturating_add(BURST))
 }
 
 fn set_name(set: &StatefulSet) -> &str {

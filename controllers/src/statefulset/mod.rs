@@ -149,7 +149,7 @@ impl Sets {
         pods: &[Arc<Pod>],
         key: &Key,
     ) -> BTreeMap<String, Arc<PersistentVolumeClaim>> {
-        let count = i64::try_from(member::replicas(set)).unwrap_or(i64::MAX);
+        let count = i64::try_from(member::window(set, pods)).unwrap_or(i64::MAX);
         let wanted = member::first(set)..member::first(set).saturating_add(count);
         let condemned = pods
             .iter()

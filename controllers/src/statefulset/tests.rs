@@ -332,6 +332,16 @@ fn parallel_sets_make_and_remove_all_pods_at_once() {
 }
 
 #[test]
+fn a_huge_set_is_made_in_bursts() {
+    let mut world = World::of(set(&json!({"podManagementPolicy": "Parallel", "replicas": i32::MAX})));
+    let one = version("v1");
+    let plan = decide(&world.seen, &one, &one);
+    assert_eq!(creations(&plan), 500);
+    world.run(plan);
+    assert_eq!(creations(&decide(&world.seen, &one, &one)), 500);
+}
+
+#[test]
 fn on_delete_replaces_only_what_somebody_else_deleted() {
     let mut world = World::of(set(&json!({"replicas": 1, "updateStrategy": {"type": "OnDelete"}})));
     let (one, two) = (version("v1"), version("v2"));
