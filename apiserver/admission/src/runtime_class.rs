@@ -39,6 +39,9 @@ impl RuntimeClass {
         if let Some(class) = find() {
             return Ok(Some(class));
         }
+        if name.is_empty() {
+            return Err(Box::new(Status::new(500, "", "resource name may not be empty")));
+        }
         if let Some(why) = bad_name(name) {
             return Err(Box::new(Status::new(500, "", why)));
         }

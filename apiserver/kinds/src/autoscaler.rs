@@ -9,7 +9,7 @@ use crate::view::{View, child, invalid, put_back, remove, set, set_default};
 use crate::{Column, Context, Kind, Status, Table, meta, nothing};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 use steersman_schema::name;
 
 const WINDOW_MAX: i64 = 3600;
@@ -72,13 +72,13 @@ pub static KIND_V1: Kind = Kind {
         convert::to_v1(scaler);
     },
     prepare_create: prepare_create_v1,
-    prepare_update: |new, old, _| put_back(new, old, "status"),
+    prepare_update: |new, old, _| put_back_v1(new, old, "status"),
     validate: |scaler| validate(&in_v2(scaler), None),
     validate_update: |new, old| validate(&in_v2(new), Some(&in_v2(old))),
     warnings: nothing::warnings,
     validate_name: meta::name_subdomain,
     status: Some(Status {
-        prepare: |new, old, _| put_back(new, old, "spec"),
+        prepare: |new, old, _| put_back_v1(new, old, "spec"),
         validate: |new, _| validate_status(new),
     }),
     updates: &[],
@@ -108,6 +108,13 @@ fn in_v2(scaler: &Value) -> Value {
     let mut scaler = scaler.clone();
     convert::to_v2(&mut scaler);
     scaler
+}
+
+/// Puts back a part, with what annotations say of it.
+fn put_back_v1(new: &mut Value, old: &Value, part: &str) {
+    convert::to_v2(new);
+    put_back(new, &in_v2(old), part);
+    convert::to_v1(new);
 }
 
 fn prepare_create_v1(scaler: &mut Value, _: &Context) {
@@ -344,7 +351,7 @@ fn metric_target(target: &Value, path: &Path) -> FieldErrors {
     }
     if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
         let why = "must be either Utilization, Value, or AverageValue";
-        errors.push(FieldError::invalid(&place, kind, why));
+        errors.push(FieldError::invalid(&place, BadValue::typed(kind), why));
     }
     for key in ["value", "averageValue"] {
         if let Some(amount) = target

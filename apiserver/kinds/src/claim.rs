@@ -76,6 +76,14 @@ fn default(claim: &mut Value) {
 /// Sources other than claims and snapshots are silently ignored in the older of the two fields.
 fn drop_unknown_source(claim: &mut Value, old: Option<&Value>) {
     let in_use = |c: &Value| c.has("/spec/dataSource") || c.has("/spec/dataSourceRef");
+    // Sources in other namespaces wait for a gate that is off.
+    let far = !claim.text("/spec/dataSourceRef/namespace").is_empty();
+    if far
+        && !old.is_some_and(|o| o.has("/spec/dataSourceRef"))
+        && let Some(spec) = claim.get_mut("spec")
+    {
+        remove(spec, "dataSourceRef");
+    }
     let keep =
         claim.has("/spec/dataSourceRef") || old.is_some_and(in_use) || known_source(claim.at("/spec/dataSource"));
     if let Some(spec) = claim.get_mut("spec").filter(|_| !keep) {
@@ -97,14 +105,9 @@ fn mirror_source(claim: &mut Value) {
     if !old.is_null() && new.is_null() {
         crate::view::set(spec, "dataSourceRef", old);
     } else if old.is_null() && !new.is_null() && new.text("/namespace").is_empty() {
-        let group = new.text("/apiGroup");
-        let known = (group.is_empty() && new.text("/kind") == "PersistentVolumeClaim")
-            || (group == "snapshot.storage.k8s.io" && new.text("/kind") == "VolumeSnapshot");
-        if known {
-            let mut source = new;
-            remove(&mut source, "namespace");
-            crate::view::set(spec, "dataSource", source);
-        }
+        let mut source = new;
+        remove(&mut source, "namespace");
+        crate::view::set(spec, "dataSource", source);
     }
 }
 

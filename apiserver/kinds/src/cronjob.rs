@@ -7,7 +7,7 @@ use crate::{Column, Kind, Status, Table, job, meta, nothing, selector};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 
 /// Eleven letters are added to make the names of jobs.
 const NAME_MAX: usize = 52;
@@ -158,7 +158,7 @@ fn time_zone(spec: &Value, path: &Path) -> FieldErrors {
             && !p.starts_with('-')
             && p.bytes().all(|c| c.is_ascii_alphanumeric() || b".-_+".contains(&c))
     };
-    let unknown = || FieldError::invalid(path, zone, format!("unknown time zone {zone}"));
+    let unknown = || FieldError::invalid(path, BadValue::typed(zone), format!("unknown time zone {zone}"));
     if !zone.split('/').all(part) {
         return vec![unknown()];
     }

@@ -101,7 +101,8 @@ fn collect(fields: &[Field], object: &Map<String, Value>, around: &Map<String, V
         }
         let source = if field.above { around } else { object };
         let found = source.get(field.json).filter(|v| !v.is_null());
-        if found.is_none() && field.zero == OMITTED {
+        let empty = found.is_none_or(|v| v.as_array().is_some_and(Vec::is_empty));
+        if empty && field.zero == OMITTED {
             continue;
         }
         let shown = match found {

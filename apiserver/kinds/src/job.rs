@@ -3,7 +3,7 @@
 use crate::internal;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, child, each_mut, equal, put_back, same, set, set_default, set_if_empty};
+use crate::view::{View, child, each_mut, equal, put_back, remove, same, set, set_default, set_if_empty};
 use crate::workload::{self, non_negatives};
 use crate::{Column, Context, Kind, Status, Table, meta, nothing, selector};
 use jiff::Timestamp;
@@ -565,7 +565,7 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
         let shown = match key {
             "podFailurePolicy" => pretty_or_null("PodFailurePolicy", a),
             "successPolicy" => pretty_or_null("SuccessPolicy", a),
-            _ => BadValue::from(a),
+            _ => a.as_str().map_or_else(|| BadValue::from(a), BadValue::typed),
         };
         (!equal(a, b)).then(|| FieldError::invalid(&path.child(key), shown, "field is immutable"))
     };
@@ -608,8 +608,16 @@ fn template_change(new: &Value, old: &Value, path: &Path) -> Option<FieldError> 
             for key in ["nodeSelector", "tolerations", "schedulingGates"] {
                 put_back(spec, after.at("/spec"), key);
             }
-            if let Some(affinity) = child(spec, "affinity") {
-                put_back(affinity, after.at("/spec/affinity"), "nodeAffinity");
+            // The nodes may change; an affinity that says nothing else comes and goes with them.
+            let wanted = after.at("/spec/affinity");
+            if (spec.has("/affinity") || !wanted.is_null())
+                && let Some(affinity) = child(spec, "affinity")
+            {
+                put_back(affinity, wanted, "nodeAffinity");
+                let emptied = affinity.as_object().is_some_and(serde_json::Map::is_empty);
+                if emptied && wanted.is_null() {
+                    remove(spec, "affinity");
+                }
             }
             for key in ["containers", "initContainers"] {
                 let wanted = after.items(&format!("/spec/{key}")).to_vec();

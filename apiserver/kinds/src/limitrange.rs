@@ -5,7 +5,7 @@ use crate::view::{View, child, each_mut, set_default};
 use crate::{Kind, meta, nothing};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
 use steersman_schema::name;
 use steersman_schema::quantity::{Format, Quantity};
 
@@ -84,9 +84,10 @@ fn validate(range: &Value) -> FieldErrors {
         let faults = name::qualified_name(kind);
         if faults.is_empty() && !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
             let why = "must be a standard limit type or fully qualified";
-            errors.push(FieldError::invalid(&place, kind, why));
+            errors.push(FieldError::invalid(&place, BadValue::typed(kind), why));
         }
-        errors.extend(crate::view::invalid(&place, kind, faults));
+        let typed = |m| FieldError::invalid(&place, BadValue::typed(kind), m);
+        errors.extend(faults.into_iter().map(typed));
         if !seen.insert(kind) {
             errors.push(FieldError::duplicate(&place, kind));
         }

@@ -183,6 +183,7 @@ const REPEATS: &[(&str, &[&str])] = &[
             "nodes",
             "persistentvolumes",
             "persistentvolumeclaims",
+            "pods",
             "secrets",
             "serviceaccounts",
         ],

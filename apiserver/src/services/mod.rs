@@ -238,6 +238,11 @@ impl Services {
     ) -> Result<(), Status> {
         let had = old.map(used).unwrap_or_default().ports;
         let mut wanted = wanted_ports(service);
+        let followers = if old.is_none() {
+            follow(service, &mut wanted)
+        } else {
+            Vec::new()
+        };
         if let Some(old) = old {
             if let Some(port) = repeated(service) {
                 return Err(Status::new(500, "", format!("duplicate nodePort: {port}")));
@@ -255,8 +260,8 @@ impl Services {
                 port => given.push(port),
             }
         }
-        // Two ports of one Service may share a node port when they differ in protocol; a free one is taken once each.
         if given.is_empty() && missing == 0 {
+            copy(service, &followers);
             return Ok(());
         }
         let name = text(service, "/metadata/name").to_owned();
@@ -285,6 +290,7 @@ impl Services {
                 *slot = port.into();
             }
         }
+        copy(service, &followers);
         Ok(())
     }
 
@@ -335,6 +341,42 @@ fn needs_ports(service: &Value) -> bool {
                 != Some(false)
         }
         _ => false,
+    }
+}
+
+/// Ports of a new Service that have the number of another one (and another protocol) share its node port unless they say
+/// their own: takes them out of `wanted`, and says whose they share.
+fn follow(service: &Value, wanted: &mut Vec<(String, i64)>) -> Vec<(String, String)> {
+    let number = |pointer: &str| {
+        service
+            .pointer(pointer.strip_suffix("/nodePort")?)?
+            .get("port")?
+            .as_i64()
+    };
+    let all = wanted.clone();
+    let mut followers = Vec::new();
+    wanted.retain(|(pointer, port)| {
+        let own = number(pointer);
+        let alike = || all.iter().filter(|(other, _)| own.is_some() && number(other) == own);
+        let leader = alike().find(|(_, port)| *port != 0).or_else(|| alike().next());
+        match leader {
+            Some((leader, _)) if *port == 0 && leader != pointer => {
+                followers.push((pointer.clone(), leader.clone()));
+                false
+            }
+            _ => true,
+        }
+    });
+    followers
+}
+
+/// Gives followers what their leaders have.
+fn copy(service: &mut Value, followers: &[(String, String)]) {
+    for (pointer, leader) in followers {
+        let port = service.pointer(leader).cloned().unwrap_or_default();
+        if let Some(slot) = ports::slot(service, pointer) {
+            *slot = port;
+        }
     }
 }
 
@@ -492,6 +534,21 @@ mod tests {
         assert_eq!(new["spec"]["clusterIP"], "10.0.0.5");
         assert_eq!(new["spec"]["ports"][0]["nodePort"], 30001);
         assert!(new["spec"]["ports"][1].get("nodePort").is_none_or(Value::is_null));
+    }
+
+    #[test]
+    fn ports_of_one_number_share_a_node_port() {
+        let service = json!({"spec": {"type": "NodePort", "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP", "nodePort": 30053},
+            {"name": "web", "port": 80, "protocol": "TCP"}]}});
+        let mut wanted = wanted_ports(&service);
+        let followers = follow(&service, &mut wanted);
+        assert_eq!(
+            followers,
+            [("/spec/ports/0/nodePort".into(), "/spec/ports/1/nodePort".into())]
+        );
+        let left: Vec<i64> = wanted.into_iter().map(|(_, port)| port).collect();
+        assert_eq!(left, [30053, 0]);
     }
 
     #[test]

@@ -191,7 +191,11 @@ pub fn to_v2(scaler: &mut Value) {
             metrics.push(cpu("target", 80.into()));
         }
         set(spec, "metrics", metrics);
-        if let Some(behavior) = parsed(BEHAVIOR).map(from_go).filter(|b| b != &json!({})) {
+        if let Some(behavior) = parsed(BEHAVIOR)
+            .filter(Value::is_object)
+            .map(from_go)
+            .filter(|b| b != &json!({}))
+        {
             set(spec, "behavior", behavior);
         }
     }

@@ -266,7 +266,7 @@ fn validate_class(class: &Value) -> FieldErrors {
         (Some(other), _) => {
             errors.push(FieldError::not_supported(
                 &path.child("scope"),
-                other,
+                BadValue::plain(other),
                 &["Cluster", "Namespace"],
             ));
         }

@@ -1,6 +1,5 @@
 //! What a pod's status says of devices and other resources that its containers were given.
 
-use crate::resources::{is_native, quantity};
 use crate::view::{View, invalid};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -64,45 +63,6 @@ pub(super) fn extended(status: &Value, spec: &Value, path: &Path) -> FieldErrors
         errors.push(FieldError::required(&place, ""));
     } else {
         errors.extend(invalid(&place, own, name::dns1123_subdomain(own)));
-    }
-    errors
-}
-
-/// Faults of claims that stand for what a node hands out itself.
-pub(super) fn node_allocatable(status: &Value, spec: &Value, path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    for (i, claim) in status.items("/nodeAllocatableResourceClaimStatuses").iter().enumerate() {
-        let path = path.child("nodeAllocatableResourceClaimStatuses").index(i);
-        let (own, place) = (claim.text("/resourceClaimName"), path.child("resourceClaimName"));
-        if own.is_empty() {
-            errors.push(FieldError::required(&place, "must not be empty"));
-        }
-        let mut known = spec
-            .items("/resourceClaims")
-            .iter()
-            .chain(status.items("/resourceClaimStatuses"));
-        if !known.any(|c| c.at("/resourceClaimName").as_str() == Some(own)) {
-            errors.push(FieldError::invalid(&place, own, "no mapping found in pod reference"));
-        }
-        if claim.items("/containers").is_empty() {
-            errors.push(FieldError::required(&path.child("containers"), "must not be empty"));
-        }
-        let place = path.child("resources");
-        let amounts = claim.entries("/resources").filter(|r| !r.is_empty());
-        if amounts.is_none() {
-            errors.push(FieldError::required(&place, "must not be empty"));
-        }
-        for (resource, amount) in amounts.into_iter().flatten() {
-            let at = place.key(resource);
-            if !is_native(resource) {
-                let why = "must be a node allocatable resource name";
-                errors.push(FieldError::invalid(&at, resource, why));
-            }
-            let amount = quantity(amount.as_str().unwrap_or_default());
-            if amount.sign() < 0 {
-                errors.push(FieldError::invalid(&at, amount.to_string(), "must be non-negative"));
-            }
-        }
     }
     errors
 }

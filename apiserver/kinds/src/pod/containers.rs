@@ -59,7 +59,7 @@ pub fn regular(around: &Surroundings<'_>, path: &Path) -> FieldErrors {
             errors.push(FieldError::duplicate(&at.child("name"), own));
         }
         errors.extend(probes::all(container, around.spec, &at));
-        errors.extend(restart_policy(container, &at));
+        errors.extend(restart_policy(container, false, &at));
     }
     errors.extend(host_port_conflicts(list, path));
     errors
@@ -78,7 +78,7 @@ pub fn init(around: &Surroundings<'_>, path: &Path) -> FieldErrors {
         let at = path.index(i);
         errors.extend(common(container, around, &at));
         if container.has("/restartPolicy") || !container.items("/restartPolicyRules").is_empty() {
-            errors.extend(restart_policy(container, &at));
+            errors.extend(restart_policy(container, true, &at));
         }
         let own = container.text("/name");
         if names.contains(own) {
@@ -338,7 +338,8 @@ fn resize_policy(list: &[Value], pod_policy: &str, path: &Path) -> FieldErrors {
     errors
 }
 
-fn restart_policy(container: &Value, path: &Path) -> FieldErrors {
+/// Upstream does not look at the rules of an init container that says no policy.
+fn restart_policy(container: &Value, initial: bool, path: &Path) -> FieldErrors {
     let rules = container.items("/restartPolicyRules");
     let place = path.child("restartPolicy");
     let mut errors = Vec::new();
@@ -349,6 +350,9 @@ fn restart_policy(container: &Value, path: &Path) -> FieldErrors {
                 &place,
                 "must specify restartPolicy when restart rules are used",
             ));
+            if initial {
+                return errors;
+            }
         }
         Some("Always" | "Never" | "OnFailure") => {}
         Some(other) => errors.push(FieldError::not_supported(

@@ -135,7 +135,11 @@ spec:
 };
 
 fn prepare_create(pod: &mut Value, context: &Context) {
-    let class = quality(pod.at("/spec"));
+    // What the client says its class is counts: an oddity of upstream's.
+    let class = match pod.text("/status/qosClass") {
+        "" => quality(pod.at("/spec")).to_string(),
+        said => said.to_string(),
+    };
     let mut status = json!({ "phase": "Pending", "qosClass": class });
     if !pod.items("/spec/schedulingGates").is_empty() {
         let condition = json!({

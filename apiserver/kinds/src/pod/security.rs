@@ -248,11 +248,9 @@ fn is_sysctl(text: &str) -> bool {
 fn windows(options: &Value, path: &Path) -> FieldErrors {
     let mut errors = Vec::new();
     if let Some(own) = options.at("/gmsaCredentialSpecName").as_str() {
-        errors.extend(invalid(
-            &path.child("gmsaCredentialSpecName"),
-            own,
-            name::dns1123_subdomain(own),
-        ));
+        let place = path.child("gmsaCredentialSpecName");
+        let found = name::dns1123_subdomain(own).into_iter();
+        errors.extend(found.map(|m| FieldError::invalid(&place, BadValue::typed(own), m)));
     }
     if let Some(spec) = options.at("/gmsaCredentialSpec").as_str() {
         let place = path.child("gmsaCredentialSpec");

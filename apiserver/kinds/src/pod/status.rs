@@ -23,6 +23,10 @@ pub fn prepare(new: &mut Value, old: &Value, _: &Context) {
     let Some(status) = crate::view::child(new, "status") else {
         return;
     };
+    if !before.has("/nodeAllocatableResourceClaimStatuses") {
+        // Waits for a gate that is off.
+        remove(status, "nodeAllocatableResourceClaimStatuses");
+    }
     for key in ["qosClass", "observedGeneration"] {
         if crate::view::same(status.get(key).unwrap_or(&Value::Null), &Value::Null) {
             put_back(status, before, key);
@@ -105,7 +109,6 @@ pub fn validate(new: &Value, old: &Value) -> FieldErrors {
         &path.child("resourceClaimStatuses"),
     ));
     errors.extend(claims::extended(status, new.at("/spec"), &path));
-    errors.extend(claims::node_allocatable(status, new.at("/spec"), &path));
     errors.extend(addresses(status, before, "podIPs", &path.child("podIPs")));
     let hosts = status.items("/hostIPs");
     if let Some(first) = hosts.first()

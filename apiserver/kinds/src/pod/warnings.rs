@@ -312,7 +312,7 @@ fn fractions(amounts: &Value, at: &Path, warnings: &mut Vec<String>) {
         let Some(amount) = amounts.get(key).and_then(Value::as_str).map(quantity) else {
             continue;
         };
-        if amount.milli_value() % 1000 != 0 {
+        if !amount.is_integer() {
             let shown = quote(&amount.to_string());
             warnings.push(format!(
                 "{}: fractional byte value {shown} is invalid, must be an integer",

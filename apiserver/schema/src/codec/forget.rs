@@ -28,7 +28,18 @@ fn forgotten(value: &mut Value, ty: &Ty) -> bool {
                 forgotten(item, inner);
             }
         }
-        (Shape::Struct(inner), value) => empty_lists(value, inner),
+        (Shape::SchemaOrArray(inner), Value::Array(list)) => {
+            for item in list {
+                empty_lists(item, inner);
+            }
+        }
+        (
+            Shape::Struct(inner)
+            | Shape::SchemaOrArray(inner)
+            | Shape::SchemaOrBool(inner)
+            | Shape::SchemaOrStrings(inner),
+            value,
+        ) => empty_lists(value, inner),
         _ => {}
     }
     false
