@@ -6,6 +6,7 @@
 mod failure;
 mod lease;
 mod members;
+mod seen;
 mod signature;
 mod watch;
 mod write;
@@ -20,8 +21,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use self::{failure::Failure, lease::Leases, members::Members, signature::Signer};
+use self::{failure::Failure, lease::Leases, members::Members, seen::Seen, signature::Signer};
 use crate::store::{Error, Got, KeyValue, MAX_VALUE_BYTES, Page, RangeRequest, Result, Revision, Store, WatchStream};
 
 /// Largest answer that is accepted, in bytes. A page of 10,000 objects of 100 KiB would be 1 GiB.
@@ -57,6 +59,7 @@ pub struct EtcdStore {
     members: Arc<Members>,
     leases: Arc<Leases>,
     signer: Arc<Signer>,
+    seen: Arc<Seen>,
 }
 
 impl EtcdStore {
@@ -69,6 +72,7 @@ impl EtcdStore {
             members,
             leases: Arc::default(),
             signer: Arc::default(),
+            seen: Arc::default(),
         })
     }
 
@@ -169,7 +173,10 @@ impl Store for EtcdStore {
             count_only: true,
             ..Default::default()
         };
-        Ok(revision_of(self.read(wire).await?.header.as_ref()))
+        let begun = Instant::now();
+        let now = revision_of(self.read(wire).await?.header.as_ref());
+        self.seen.note(now, begun);
+        Ok(now)
     }
 
     async fn compact(&self, revision: Revision) -> Result<()> {
@@ -185,6 +192,15 @@ impl Store for EtcdStore {
 }
 
 impl EtcdStore {
+    /// A revision that there was when this was called, or at most a moment before. Asks the store only if nothing was
+    /// heard from it for that long.
+    async fn floor(&self) -> Result<Revision> {
+        match self.seen.lately() {
+            Some(revision) => Ok(revision),
+            None => self.current_revision().await,
+        }
+    }
+
     async fn put(&self, key: &str, value: Bytes, expected: Revision, ttl: Option<Duration>) -> Result<Revision> {
         if value.len() + key.len() > MAX_VALUE_BYTES {
             return Err(Error::TooLarge {

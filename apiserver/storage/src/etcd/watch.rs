@@ -156,6 +156,17 @@ impl Watch {
 /// The first change of a key at or after a revision, which must have happened. A deletion has version 0 and no value.
 /// `None` never comes from a well-behaved member.
 pub(super) async fn first_change(members: &Members, key: &str, from: Revision) -> Result<Option<pb::KeyValue>> {
+    find_change(members, key, from, |_| true).await
+}
+
+/// The first change of a key at or after a revision that is as wanted; there must be one.
+pub(super) async fn find_change(
+    members: &Members,
+    key: &str,
+    from: Revision,
+    wanted: impl Fn(&pb::KeyValue) -> bool + Send + Sync,
+) -> Result<Option<pb::KeyValue>> {
+    let wanted = &wanted;
     members
         .read(|member| async move {
             let (ask, asked) = mpsc::channel(1);
@@ -174,8 +185,9 @@ pub(super) async fn first_change(members: &Members, key: &str, from: Revision) -
                 if answer.canceled && answer.compact_revision > 0 {
                     return Err(Status::out_of_range("required revision has been compacted"));
                 }
-                if let Some(event) = answer.events.into_iter().next() {
-                    return Ok(Response::new(event.kv));
+                let changes = answer.events.into_iter().filter_map(|event| event.kv);
+                if let Some(change) = changes.into_iter().find(wanted) {
+                    return Ok(Response::new(Some(change)));
                 }
             }
             Err(Status::unavailable("the watch was closed"))

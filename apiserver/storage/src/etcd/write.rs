@@ -6,8 +6,14 @@
 //! no double apply, and nobody takes another's write for his own.
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::{EtcdStore, Failure, bytes_of, members::Effort, pb, revision_of, watch::first_change};
+use super::{
+    EtcdStore, Failure, bytes_of,
+    members::Effort,
+    pb, revision_of,
+    watch::{find_change, first_change},
+};
 use crate::store::{Error, Result, Revision};
 use pb::{
     compare::{CompareResult, CompareTarget, TargetUnion},
@@ -29,6 +35,13 @@ pub(super) async fn write(
         (value, lease)
     });
     let txn = transaction(key, expected, put.as_ref());
+    // Deletions look all alike: what was deleted before this one began must be known, or it would be taken for ours.
+    let before = if put.is_some() {
+        store.seen.revision()
+    } else {
+        store.floor().await?
+    };
+    let begun = Instant::now();
     let mut effort = Effort::new();
     let mut lost = false;
     loop {
@@ -37,9 +50,14 @@ pub(super) async fn write(
             async move { member.kv().txn(txn).await }
         });
         match attempt.await {
-            Ok(answer) if answer.succeeded => return Ok(revision_of(answer.header.as_ref())),
+            Ok(answer) if answer.succeeded => {
+                let now = revision_of(answer.header.as_ref());
+                store.seen.note(now, begun);
+                return Ok(now);
+            }
             Ok(answer) => {
                 let now = revision_of(answer.header.as_ref());
+                store.seen.note(now, begun);
                 let current = current_of(answer);
                 if lost {
                     // Objects that are created have a UID: equal bytes are enough.
@@ -47,7 +65,7 @@ pub(super) async fn write(
                         value,
                         certain: signed || expected == 0,
                     });
-                    return resolve(store, key, expected, ours, current, now).await;
+                    return resolve(store, key, expected, ours, current, (before, now)).await;
                 }
                 return Err(refusal(key, expected, put.is_some(), current));
             }
@@ -131,14 +149,15 @@ struct Ours {
 }
 
 /// The key is not at `expected`, and an earlier copy of our write may be the reason: what is there now tells, or else
-/// the first change after `expected`. `now` is the revision at which `current` was read.
+/// the first change after `expected`. `before` is a revision that there was when the write began, `now` the one at which
+/// `current` was read.
 async fn resolve(
     store: &EtcdStore,
     key: &str,
     expected: Revision,
     ours: Option<Ours>,
     current: Option<pb::KeyValue>,
-    now: Revision,
+    (before, now): (Revision, Revision),
 ) -> Result<Revision> {
     let unknown = |why: &dyn std::fmt::Display| Error::Unknown(format!("key {key:?}: {why}"));
     if let (Some(ours), Some(current)) = (&ours, &current)
@@ -155,8 +174,16 @@ async fn resolve(
         return Err(refusal(key, expected, false, current));
     }
     let successor = match &current {
-        // A created key: its life began with its creation.
-        Some(current) if expected == 0 => created(store, key, current).await.map_err(|e| unknown(&e))?,
+        // Has been there all the time.
+        Some(there) if expected == 0 && there.create_revision <= before => return Err(refusal(key, 0, true, current)),
+        // It came into being meanwhile, perhaps more than once: was ours among it?
+        Some(there) if expected == 0 => {
+            let is_ours = |kv: &pb::KeyValue| ours.as_ref().is_some_and(|ours| ours.value == kv.value);
+            let wanted = |kv: &pb::KeyValue| is_ours(kv) || kv.mod_revision >= there.mod_revision;
+            find_change(&store.members, key, before + 1, wanted)
+                .await
+                .map_err(|e| unknown(&e))?
+        }
         None if expected == 0 => return Err(unknown(&"the key was deleted meanwhile")),
         _ => match first_change(&store.members, key, expected + 1).await {
             Ok(change) => change,
@@ -176,19 +203,8 @@ async fn resolve(
             }
         }
         (Some(_), _) => Err(refusal(key, expected, true, current)),
-        // Deleted, as we wanted. If somebody else was faster with the same wish, nobody can tell.
-        (None, Some(deletion)) if deletion.version == 0 => Ok(deletion.mod_revision),
+        // Deleted, as we wanted. If somebody else had the same wish at the same time, nobody can tell.
+        (None, Some(deletion)) if deletion.version == 0 && deletion.mod_revision > before => Ok(deletion.mod_revision),
         (None, _) => Err(refusal(key, expected, false, current)),
     }
-}
-
-/// The key as it was created in its present life.
-async fn created(store: &EtcdStore, key: &str, current: &pb::KeyValue) -> Result<Option<pb::KeyValue>> {
-    let revision = current.create_revision;
-    let wire = pb::RangeRequest {
-        key: bytes_of(key),
-        revision,
-        ..Default::default()
-    };
-    Ok(store.read(wire).await?.kvs.into_iter().next())
 }

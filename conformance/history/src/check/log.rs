@@ -94,9 +94,7 @@ impl<'a> Log<'a> {
                     format!("revision {rv}: {by} shows {said:?}, a watch told {other:?}"),
                 );
             }
-            // Of a part's first list nothing need have been told.
-            let lit = log.part(rv).is_some_and(|part| part.base < rv);
-            if lit && !told.contains_key(&rv) && reported.insert(rv) {
+            if log.has_change(rv) && !told.contains_key(&rv) && reported.insert(rv) {
                 report.violated(
                     "C5",
                     format!("revision {rv} of {}: {by} shows it, no watch told it", said.key),
@@ -163,6 +161,13 @@ impl<'a> Log<'a> {
     #[must_use]
     pub fn is_lit(&self, rv: Rv) -> bool {
         self.part(rv).is_some()
+    }
+
+    /// Whether what happened at a revision must be in the log: of the write that a part's first list shows as its newest,
+    /// only the result is known.
+    #[must_use]
+    pub fn has_change(&self, rv: Rv) -> bool {
+        self.part(rv).is_some_and(|part| part.base < rv)
     }
 
     /// Whether it is known what happened from one revision to another.

@@ -534,7 +534,7 @@ fn a_bookmark_at_the_beginning_of_a_watch_shows_no_state() {
     tale.history.watches.clear();
     tale.open(2, Scope::default(), Begin::Rv(14));
     tale.see(2, vec![mark(Kind::Bookmark, 14)]);
-    tale.call(0, list(At::Any), listed(5, &[(KEY, 5)]));
+    tale.call(0, list(At::Any), listed(10, &[(KEY, 5)]));
     let report = check(&tale.history);
     assert_eq!(report.violations("C4"), 0, "{report}");
 }

@@ -30,7 +30,7 @@ pub fn check(history: &History, log: &Log<'_>, report: &mut Report) {
             scope: &watch.opened.scope,
         };
         for (_, event) in &watch.events[skip..] {
-            if !log.is_lit(event.rv) {
+            if !log.has_change(event.rv) {
                 place.at = place.at.max(event.rv);
                 continue;
             }
