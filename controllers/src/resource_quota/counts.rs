@@ -41,6 +41,7 @@ impl Counts {
         counts.follow_whole(&counts.pods, Counted::new("", "pods"));
         counts.follow_whole(&counts.services, Counted::new("", "services"));
         counts.follow_whole(&counts.claims, Counted::new("", "persistentvolumeclaims"));
+        counts.follow(&counts.quotas, Counted::new("", "resourcequotas"), |_, _| true);
         counts
     }
 
@@ -73,6 +74,15 @@ impl Counts {
             ("", "pods") => values(&self.pods, namespace),
             ("", "services") => values(&self.services, namespace),
             ("", "persistentvolumeclaims") => values(&self.claims, namespace),
+            // The cache that told of the quota to count for: it has at least that one.
+            ("", "resourcequotas") => {
+                return Ok(decide::number(
+                    quota,
+                    hard,
+                    resource,
+                    self.quotas.list_in(namespace).len(),
+                ));
+            }
             _ => {
                 let informer = self.informer(resource).await?;
                 return Ok(decide::number(quota, hard, resource, informer.list_in(namespace).len()));

@@ -31,6 +31,8 @@ use counts::Counts;
 const WORKERS: usize = 5;
 /// Upstream's `--resource-quota-sync-period`.
 const RESYNC: Duration = Duration::from_secs(300);
+/// After the first count for new limits: the caches of what is counted may have been behind that of the quotas.
+const RECOUNT: Duration = Duration::from_secs(2);
 /// After a conflict.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -79,6 +81,7 @@ async fn reconcile(this: Arc<Quotas>, key: Key) -> Result<Option<Duration>, Stri
     };
     let quota = quota.to_value();
     let hard = amounts::of(quota.pointer("/spec/hard"));
+    let new_limits = amounts::of(quota.pointer("/status/hard")) != hard;
     let (counted, failures) = this.count(&key.namespace, &quota, &hard).await;
     if let Some(status) = decide::status(&quota, &counted) {
         match this.write(quota, status).await {
@@ -89,7 +92,7 @@ async fn reconcile(this: Arc<Quotas>, key: Key) -> Result<Option<Duration>, Stri
         }
     }
     if failures.is_empty() {
-        Ok(Some(RESYNC))
+        Ok(Some(if new_limits { RECOUNT } else { RESYNC }))
     } else {
         Err(failures.join(", "))
     }
