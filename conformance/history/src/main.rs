@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::check::{History, check};
@@ -56,7 +56,12 @@ enum What {
         mutate: Option<Mutation>,
     },
     /// Checks a recorded history.
-    Check { file: PathBuf },
+    Check {
+        file: PathBuf,
+        /// Puts the result between the marks of this document (conformance/README.md).
+        #[arg(long)]
+        readme: Option<PathBuf>,
+    },
     /// Falsifies answers in every way that is known, and fails unless each one is caught.
     Mutants {
         #[command(flatten)]
@@ -109,16 +114,23 @@ async fn main() -> ExitCode {
     }
 }
 
-fn verdict(file: &Path) -> Result<()> {
+fn verdict(file: &Path, readme: Option<&Path>) -> Result<()> {
     let report = check(&History::load(file)?);
     println!("{report}");
+    if let Some(readme) = readme {
+        let text = std::fs::read_to_string(readme)?;
+        let text = report
+            .put_into(&text)
+            .context("the document has no marks for histories")?;
+        std::fs::write(readme, text)?;
+    }
     anyhow::ensure!(report.is_clean(), "{} is not clean", file.display());
     Ok(())
 }
 
 async fn drive(what: What) -> Result<()> {
     match what {
-        What::Check { file } => verdict(&file),
+        What::Check { file, readme } => verdict(&file, readme.as_deref()),
         What::Run {
             place,
             seed,
@@ -143,7 +155,7 @@ async fn drive(what: What) -> Result<()> {
             let done = run::run(&mut cluster, &options, 0).await;
             cluster.stop().await;
             done?;
-            verdict(&file)
+            verdict(&file, None)
         }
         What::Mutants { place, seconds } => {
             let mut cluster = place.start().await?;

@@ -114,6 +114,39 @@ impl Report {
     }
 }
 
+/// Where the table stands in a document.
+const MARKS: [&str; 2] = ["<!-- history:begin -->\n", "<!-- history:end -->"];
+
+impl Report {
+    /// The verdict as a Markdown table.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let mut text = format!("{}; {} of {} revisions dark.\n\n", self.title, self.dark, self.lit);
+        text.push_str("| invariant | | checked | violations |\n|---|---|---|---|\n");
+        for (invariant, name) in NAMES {
+            let checked = self.checked.get(invariant).copied().unwrap_or_default();
+            text.push_str(&format!(
+                "| {invariant} | {name} | {checked} | {} |\n",
+                self.violations(invariant)
+            ));
+        }
+        text.push_str(if self.is_clean() {
+            "\nClean.\n"
+        } else {
+            "\n**Not clean.**\n"
+        });
+        text
+    }
+
+    /// A document with the table put between its marks; `None` if it has none.
+    #[must_use]
+    pub fn put_into(&self, document: &str) -> Option<String> {
+        let (before, rest) = document.split_once(MARKS[0])?;
+        let (_, after) = rest.split_once(MARKS[1])?;
+        Some(format!("{before}{}{}{}{after}", MARKS[0], self.markdown(), MARKS[1]))
+    }
+}
+
 const NAMES: [(&str, &str); 10] = [
     ("C1", "calls on objects linearizable"),
     ("C2", "lists are snapshots"),
@@ -150,5 +183,27 @@ impl fmt::Display for Report {
             .iter()
             .try_for_each(|trouble| writeln!(f, "trouble: {trouble}"))?;
         write!(f, "{}", if self.is_clean() { "clean" } else { "NOT CLEAN" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_replaces_what_stands_between_the_marks() {
+        let mut report = Report::default();
+        report.checked("C5", 42);
+        let document = "a\n<!-- history:begin -->\nold\n<!-- history:end -->\nz\n";
+        let new = report.put_into(document).unwrap_or_default();
+        assert!(
+            new.starts_with("a\n<!-- history:begin -->\n") && new.ends_with("<!-- history:end -->\nz\n"),
+            "{new}"
+        );
+        assert!(
+            new.contains("| 42 | 0 |") && new.contains("Clean.") && !new.contains("old"),
+            "{new}"
+        );
+        assert_eq!(report.put_into("no marks"), None);
     }
 }
