@@ -45,7 +45,10 @@ impl Maps {
 
     /// Deletes one, which must succeed.
     pub fn delete(&self, name: &str) {
-        let _ = self.http.send("DELETE", &format!("{}/{name}", self.path), &[], &[]).ok();
+        let _ = self
+            .http
+            .send("DELETE", &format!("{}/{name}", self.path), &[], &[])
+            .ok();
     }
 
     #[must_use]
@@ -56,7 +59,8 @@ impl Maps {
     /// A list with a query; only those that this helper made.
     #[must_use]
     pub fn list(&self, query: &str) -> Answer {
-        self.http.get(&format!("{}?labelSelector=test%3Dyes&{query}", self.path))
+        self.http
+            .get(&format!("{}?labelSelector=test%3Dyes&{query}", self.path))
     }
 
     /// A watch with a query; only of those that this helper made.
