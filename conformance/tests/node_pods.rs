@@ -398,9 +398,12 @@ fn termination_is_graceful_and_leaves_a_message() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("kubectl");
-    let _ = ns.kubectl.run(&format!("delete pod {name} --timeout=60s")).ok();
+    // The log is being followed once its first line is here.
+    let mut log = std::io::BufReader::new(follow.stdout.take().expect("piped"));
     let mut text = String::new();
-    std::io::Read::read_to_string(&mut follow.stdout.take().expect("piped"), &mut text).expect("text");
+    std::io::BufRead::read_line(&mut log, &mut text).expect("a first line");
+    let _ = ns.kubectl.run(&format!("delete pod {name} --timeout=60s")).ok();
+    std::io::Read::read_to_string(&mut log, &mut text).expect("text");
     let _ = follow.wait();
     assert_eq!(text, "up\nbefore\ntold\ndone\n");
 }

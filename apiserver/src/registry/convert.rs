@@ -27,6 +27,9 @@ pub fn to_stored(resource: &Resource, value: &mut Value) {
             rename(value, &back);
         }
         ("autoscaling", "horizontalpodautoscalers") if resource.facts.version == "v1" => autoscaler::to_v2(value),
+        // Stored as v1 (see definition.rs): under the name of v1beta1, upstream would take what v1 leaves out for v1beta1's
+        // defaults, and stop pruning.
+        ("apiextensions.k8s.io", "customresourcedefinitions") => return,
         _ => {}
     }
     value["apiVersion"] = resource.stored_gvk.api_version().into();
@@ -56,6 +59,19 @@ fn rename(value: &mut Value, names: &[(&str, &str)]) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn definitions_are_stored_under_the_version_in_which_they_are_written() {
+        let resources = crate::resources::Resources::build(&Default::default(), "/registry")
+            .unwrap_or_else(|faults| panic!("{faults:?}"));
+        let Some(resource) = resources.find("apiextensions.k8s.io", "v1", "customresourcedefinitions") else {
+            panic!("definitions are served")
+        };
+        let served = json!({"apiVersion": "apiextensions.k8s.io/v1", "spec": {"versions": [{"name": "v1"}]}});
+        let mut stored = served.clone();
+        to_stored(&resource, &mut stored);
+        assert_eq!(stored, served);
+    }
 
     #[test]
     fn an_event_survives_the_way_through_events_k8s_io() {
