@@ -67,12 +67,14 @@ fn drop_topology(slice: &mut Value) {
 }
 
 fn prepare_update(new: &mut Value, old: &Value, _: &Context) {
-    if !equal(new.at("/endpoints"), old.at("/endpoints")) {
+    // What counts is what the client sent, even if nothing of it is kept.
+    let moved = !equal(new.at("/endpoints"), old.at("/endpoints"));
+    if moved {
         drop_topology(new);
     }
     // Here labels count for the generation besides everything that is no metadata. The generic path raises it for the
     // latter, from the same old value, so that both together raise it once.
-    if !same(new.at("/metadata/labels"), old.at("/metadata/labels"))
+    if (moved || !same(new.at("/metadata/labels"), old.at("/metadata/labels")))
         && let Some(metadata) = new.get_mut("metadata")
     {
         set(metadata, "generation", old.int("/metadata/generation") + 1);

@@ -245,6 +245,8 @@ fn series(event: &Value) -> FieldErrors {
 
 fn strict_create(event: &Value) -> FieldErrors {
     let mut errors = legacy(event, "reportingController");
+    errors.extend(meta::validate_create(event, true, meta::name_subdomain));
+    errors.extend(meta::unqualified_finalizers(event));
     errors.extend(series(event));
     if !event.has("/eventTime") {
         errors.push(FieldError::required(&Path::new("eventTime"), ""));
@@ -274,6 +276,7 @@ fn strict_create(event: &Value) -> FieldErrors {
 
 fn strict_update(new: &Value, old: &Value) -> FieldErrors {
     let mut errors = legacy(new, "reportingController");
+    errors.extend(meta::unqualified_finalizers(new));
     if !same(new.at("/series"), old.at("/series")) {
         errors.extend(series(new));
     }
@@ -419,10 +422,12 @@ mod tests {
 
     #[test]
     fn the_newer_dress_is_strict() {
-        let event = json!({"metadata": {"namespace": "default"}, "count": 1});
+        let event = json!({"kind": "Event", "metadata": {"name": "e", "namespace": "default", "finalizers": ["mine"]}, "count": 1});
         assert_eq!(
             texts(&strict_create(&event)),
             [
+                "metadata.finalizers[0]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it \
+                 fully qualified",
                 "eventTime: Required value",
                 "type: Invalid value: \"\": has invalid value: ",
                 "count: Invalid value: \"\": needs to be unset"

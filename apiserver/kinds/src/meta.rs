@@ -323,6 +323,15 @@ fn plain_finalizers(object: &Value) -> bool {
     )
 }
 
+/// Finalizers without a domain, of an object whose kind is [checked by itself](plain_finalizers) in that.
+pub fn unqualified_finalizers(object: &Value) -> FieldErrors {
+    let path = Path::new("metadata").child("finalizers");
+    let names = object.items("/metadata/finalizers").iter().enumerate();
+    names
+        .filter_map(|(i, name)| standard_finalizer(name.as_str().unwrap_or_default(), &path.index(i)))
+        .collect()
+}
+
 /// The fault of an unqualified finalizer that upstream does not know.
 pub fn standard_finalizer(finalizer: &str, path: &Path) -> Option<FieldError> {
     let known = finalizer.contains('/') || matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
