@@ -28,7 +28,6 @@ pub mod fleet;
 pub mod garbage;
 pub mod history;
 pub mod job;
-pub mod labels;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -47,6 +46,8 @@ pub mod taint_eviction;
 pub mod templates;
 pub mod tokens;
 pub mod ttl_after_finished;
+
+pub(crate) use steersman_runtime::labels;
 
 use context::{Context, Controller};
 

@@ -8,6 +8,7 @@
 //! | [`client`] | typed calls over JSON, errors from `Status`, a transport that can be replaced |
 //! | [`informer`] | list and watch into a local store: old and new object per event, indexes, several subscribers |
 //! | [`queue`] | work queue: one key at most once, back-off, delayed adds |
+//! | [`labels`] | label selectors of objects against labels |
 //! | [`leader`] | leader election on a Lease with upstream's timings |
 //! | [`events`] | recorder of core/v1 events with upstream's aggregation |
 //! | [`serve`] | the HTTPS port: health, metrics, delegated authentication and authorization |
@@ -21,6 +22,7 @@ pub mod client;
 pub mod events;
 pub mod flags;
 pub mod informer;
+pub mod labels;
 pub mod leader;
 pub mod logging;
 pub mod metrics;
