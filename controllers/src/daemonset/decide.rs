@@ -51,6 +51,9 @@ pub struct Plan {
     pub again: Option<Duration>,
 }
 
+/// The new and the old pod of a node.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
 /// The observed state, sorted by node.
 struct Fleet<'a> {
     set: &'a DaemonSet,
@@ -106,7 +109,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// The one new and the one old pod of a node; `None` when there are several of one sort.
-    fn pair(&self, pods: &[&'a Arc<Pod>]) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+    fn pair(&self, pods: &[&'a Arc<Pod>]) -> Option<Pair<'a>> {
         let (mut new, mut old) = (None, None);
         for pod in pods.iter().copied().filter(|pod| !pods::is_terminating(pod)) {
             let slot = if place::is_updated(self.set, pod, self.hash) {

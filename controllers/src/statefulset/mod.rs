@@ -178,9 +178,9 @@ impl Sets {
         let number = match update {
             Update::Is(revision) => return Ok((revision.as_ref().clone(), collisions)),
             Update::Renumber(revision) => {
-                let written = self.executor.one(Action::update(&revision)).await?;
+                let written = self.executor.one(Action::update(revision.as_ref())).await?;
                 self.own.wrote(key, &[written]);
-                return Ok((revision, collisions));
+                return Ok((*revision, collisions));
             }
             Update::Create(number) => number,
         };

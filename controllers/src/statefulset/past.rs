@@ -15,7 +15,7 @@ pub(super) enum Update {
     /// The newest one: nothing changed.
     Is(Arc<ControllerRevision>),
     /// An old one under a new number: a rollback.
-    Renumber(ControllerRevision),
+    Renumber(Box<ControllerRevision>),
     /// None holds it: to be made with this number.
     Create(i64),
 }
@@ -40,7 +40,7 @@ pub(super) fn sort(set: &StatefulSet, mut revisions: Vec<Arc<ControllerRevision>
     {
         None => Update::Create(next),
         Some(i) if i + 1 == revisions.len() => Update::Is(revisions[i].clone()),
-        Some(i) => Update::Renumber(history::renumbered(&revisions[i], next)),
+        Some(i) => Update::Renumber(Box::new(history::renumbered(&revisions[i], next))),
     };
     let current = set.status.as_ref().and_then(|s| s.current_revision.as_deref());
     Past {

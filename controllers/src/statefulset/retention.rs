@@ -69,7 +69,8 @@ pub fn has_rival(set: &StatefulSet, pod: &Pod, claim: &PersistentVolumeClaim) ->
 fn wanted(set: &StatefulSet, pod: &Pod) -> (bool, bool) {
     let (deleted, scaled) = policy(set);
     let inside = member::ordinal(pod).is_some_and(|n| member::position(set, n).is_some());
-    (deleted && !(scaled && !inside), scaled && !inside)
+    let leaves = scaled && !inside;
+    (deleted && !leaves, leaves)
 }
 
 /// The claim with the owners it should have; `None` when it has them, or is to be left alone.
