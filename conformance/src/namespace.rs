@@ -1,6 +1,6 @@
 //! A namespace of a test's own, removed when the test ends.
 
-use crate::{Cluster, Kubectl, eventually};
+use crate::{Cluster, Kubectl, WEB_IMAGE, eventually};
 
 /// A fresh namespace, in which pods can be created at once.
 pub struct Namespace {
@@ -28,6 +28,20 @@ impl Namespace {
             if ready.code == 0 { Ok(()) } else { Err(ready.stderr) }
         });
         Self { name, cluster, kubectl }
+    }
+
+    /// A Deployment `web` of two pods, rolled out, behind port 80 of a Service of the same name; `flags` are those of
+    /// `kubectl expose`.
+    ///
+    /// # Panics
+    /// When kubectl refuses or the pods do not become ready.
+    pub fn serve_web(&self, flags: &str) {
+        let image = format!("create deployment web --image={WEB_IMAGE} --replicas=2");
+        let service = format!("expose deployment web --port=80 --target-port=8080 {flags}");
+        let rollout = "rollout status deployment/web --timeout=90s";
+        for command in [image.as_str(), service.trim_end(), rollout] {
+            let _ = self.kubectl.run(command).ok();
+        }
     }
 }
 

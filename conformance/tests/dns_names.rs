@@ -1,6 +1,6 @@
 //! Cluster DNS as a pod sees it.
 
-use steersman_conformance::{Namespace, WEB_IMAGE, eventually, manifest};
+use steersman_conformance::{Namespace, eventually, manifest};
 
 fn lookup(ns: &Namespace, name: &str) -> Result<String, String> {
     let output = ns.kubectl.run_of(&["exec", "client", "--", "nslookup", name]);
@@ -15,19 +15,11 @@ fn lookup(ns: &Namespace, name: &str) -> Result<String, String> {
 fn services_headless_services_and_missing_names_resolve_as_specified() {
     let ns = Namespace::new("dns");
     let _ = ns.kubectl.run_of(&["apply", "-f", &manifest("client.yaml")]).ok();
-    let _ = ns
-        .kubectl
-        .run(&format!("create deployment web --image={WEB_IMAGE} --replicas=2"))
-        .ok();
-    let _ = ns
-        .kubectl
-        .run("expose deployment web --port=80 --target-port=8080")
-        .ok();
+    ns.serve_web("");
     let _ = ns
         .kubectl
         .run("expose deployment web --name=headless --port=80 --target-port=8080 --cluster-ip=None")
         .ok();
-    let _ = ns.kubectl.run("rollout status deployment/web --timeout=90s").ok();
     let _ = ns
         .kubectl
         .run("wait pod/client --for=condition=Ready --timeout=60s")

@@ -213,15 +213,7 @@ fn a_type_changes_and_takes_what_belongs_to_it_along() {
 fn a_service_keeps_answering_while_its_pods_are_replaced() {
     let ns = Namespace::new("replaced");
     client(&ns);
-    let _ = ns
-        .kubectl
-        .run(&format!("create deployment web --image={WEB_IMAGE} --replicas=2"))
-        .ok();
-    let _ = ns
-        .kubectl
-        .run("expose deployment web --port=80 --target-port=8080")
-        .ok();
-    let _ = ns.kubectl.run("rollout status deployment/web --timeout=90s").ok();
+    ns.serve_web("");
     ready(&ns, "pod/client");
     answers(&ns, "http://web/", "version 1");
     let _ = ns

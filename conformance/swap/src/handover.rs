@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use steersman_conformance::examples::{Served, examples, served};
 use steersman_conformance::process::{Background, signal};
-use steersman_conformance::{Cluster, Http, Namespace, WEB_IMAGE, eventually};
+use steersman_conformance::{Cluster, Http, Namespace, eventually};
 
 use crate::difference;
 use crate::findings::Findings;
@@ -49,15 +49,7 @@ impl HandOver<'_> {
         let http = Http::admin(self.cluster);
         // Stays: there are no controllers in the end that could empty it.
         let ns = std::mem::ManuallyDrop::new(Namespace::new("hand-over"));
-        let _ = ns
-            .kubectl
-            .run(&format!("create deployment web --image={WEB_IMAGE} --replicas=2"))
-            .ok();
-        let _ = ns
-            .kubectl
-            .run("expose deployment web --port=80 --target-port=8080 --type=NodePort")
-            .ok();
-        let _ = ns.kubectl.run("rollout status deployment/web --timeout=90s").ok();
+        ns.serve_web("--type=NodePort");
         self.stop_all_but("kube-apiserver")?;
 
         let resources = served(&http);

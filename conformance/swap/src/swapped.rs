@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use steersman_conformance::{Namespace, WEB_IMAGE, eventually};
+use steersman_conformance::{Namespace, eventually};
 
 use crate::findings::Findings;
 use crate::suites::{self, Suites};
@@ -14,15 +14,7 @@ use crate::suites::{self, Suites};
 /// What was seen instead.
 pub fn runs_a_deployment() -> Result<(), String> {
     let ns = Namespace::new("swap");
-    let _ = ns
-        .kubectl
-        .run(&format!("create deployment web --image={WEB_IMAGE} --replicas=2"))
-        .ok();
-    let _ = ns
-        .kubectl
-        .run("expose deployment web --port=80 --target-port=8080")
-        .ok();
-    let _ = ns.kubectl.run("rollout status deployment/web --timeout=90s").ok();
+    ns.serve_web("");
     eventually("the pods answer by their service's name", 30, || {
         let answer = ns
             .kubectl
