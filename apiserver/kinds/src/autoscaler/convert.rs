@@ -284,8 +284,8 @@ fn metric_to_v2(metric: &Value, pairs: &[(&str, Pairs)], part: &str) -> Value {
                 _ => "AverageValue",
             };
             set(target, "type", kind);
-            // v1 cannot leave an object's value out.
-            if has_zero_value(target) {
+            // v1 cannot leave an object's value out, only those of the others.
+            if kind == "object" && has_zero_value(target) {
                 remove(target, "value");
             }
         }
@@ -346,6 +346,20 @@ mod tests {
         );
         to_v2(&mut value);
         assert_eq!(value, v2);
+    }
+
+    #[test]
+    fn zeros_of_external_metrics_survive_the_way_through_v1_those_of_objects_do_not() {
+        let zeros = json!({"type": "Value", "value": "0", "averageValue": "0"});
+        let mut value = json!({"metadata": {"name": "a"}, "spec": {"maxReplicas": 1, "metrics": [
+            {"type": "External", "external": {"metric": {"name": "queue"}, "target": zeros}},
+            {"type": "Object", "object": {"describedObject": {"kind": "Service", "name": "s"}, "metric": {"name": "hits"}, "target": zeros}},
+        ]}});
+        to_v1(&mut value);
+        to_v2(&mut value);
+        assert_eq!(value["spec"]["metrics"][0]["external"]["target"], zeros);
+        let average = json!({"type": "AverageValue", "averageValue": "0"});
+        assert_eq!(value["spec"]["metrics"][1]["object"]["target"], average);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A thin client over own stubs: `members` holds one channel per member with quick fail-over, `write` makes writes safe
 //! against lost answers, `watch` resumes, `lease` shares leases. Values are slices of the received frames.
 
+mod create;
 mod failure;
 mod lease;
 mod members;
@@ -23,7 +24,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use self::{failure::Failure, lease::Leases, members::Members, seen::Seen, signature::Signer};
+use self::{create::Fence, failure::Failure, lease::Leases, members::Members, seen::Seen, signature::Signer};
 use crate::store::{Error, Got, KeyValue, MAX_VALUE_BYTES, Page, RangeRequest, Result, Revision, Store, WatchStream};
 
 /// Largest answer that is accepted, in bytes. A page of 10,000 objects of 100 KiB would be 1 GiB.
@@ -60,6 +61,7 @@ pub struct EtcdStore {
     leases: Arc<Leases>,
     signer: Arc<Signer>,
     seen: Arc<Seen>,
+    fence: Arc<Fence>,
 }
 
 impl EtcdStore {
@@ -73,6 +75,7 @@ impl EtcdStore {
             leases: Arc::default(),
             signer: Arc::default(),
             seen: Arc::default(),
+            fence: Arc::default(),
         })
     }
 
@@ -209,17 +212,25 @@ impl EtcdStore {
             });
         }
         let Some(ttl) = ttl else {
-            return write::write(self, key, expected, Some((value, 0))).await;
+            return self.put_with(key, value, expected, 0).await;
         };
         let lease = self.leases.get(&self.members, ttl).await?;
-        match write::write(self, key, expected, Some((value.clone(), lease))).await {
+        match self.put_with(key, value.clone(), expected, lease).await {
             Err(Error::Internal(why)) if why.contains(failure::LEASE_NOT_FOUND) => {
                 // It ended earlier than we thought (the store was restored, or somebody revoked it).
                 self.leases.forget(lease);
                 let lease = self.leases.get(&self.members, ttl).await?;
-                write::write(self, key, expected, Some((value, lease))).await
+                self.put_with(key, value, expected, lease).await
             }
             result => result,
+        }
+    }
+
+    async fn put_with(&self, key: &str, value: Bytes, expected: Revision, lease: i64) -> Result<Revision> {
+        if expected == 0 {
+            create::create(self, key, value, lease).await
+        } else {
+            write::write(self, key, expected, Some((value, lease))).await
         }
     }
 }

@@ -18,6 +18,8 @@ const SILENCE: Duration = Duration::from_secs(4);
 /// Time for the member to confirm a new watch.
 const CONFIRM: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often a short watch asks the member how far it is.
+const ASK_AGAIN: Duration = Duration::from_millis(30);
 
 struct Watch {
     members: Arc<Members>,
@@ -156,41 +158,59 @@ impl Watch {
 /// The first change of a key at or after a revision, which must have happened. A deletion has version 0 and no value.
 /// `None` never comes from a well-behaved member.
 pub(super) async fn first_change(members: &Members, key: &str, from: Revision) -> Result<Option<pb::KeyValue>> {
-    find_change(members, key, from, |_| true).await
+    let past = changes(members, key, from, |past, _| !past.is_empty()).await?;
+    Ok(past.into_iter().next())
 }
 
-/// The first change of a key at or after a revision that is as wanted; there must be one.
-pub(super) async fn find_change(
+/// All changes of a key from one revision to another, which the store has reached.
+pub(super) async fn history(members: &Members, key: &str, from: Revision, to: Revision) -> Result<Vec<pb::KeyValue>> {
+    let mut past = changes(members, key, from, |_, told| told >= to).await?;
+    past.retain(|kv| kv.mod_revision <= to);
+    Ok(past)
+}
+
+/// Changes of a key from a revision on, until it is enough: by what came, and by the revision up to which the member says
+/// that it has told everything.
+async fn changes(
     members: &Members,
     key: &str,
     from: Revision,
-    wanted: impl Fn(&pb::KeyValue) -> bool + Send + Sync,
-) -> Result<Option<pb::KeyValue>> {
-    let wanted = &wanted;
+    enough: impl Fn(&[pb::KeyValue], Revision) -> bool + Send + Sync,
+) -> Result<Vec<pb::KeyValue>> {
+    let enough = &enough;
     members
         .read(|member| async move {
-            let (ask, asked) = mpsc::channel(1);
-            let key = super::bytes_of(key);
+            let (ask, asked) = mpsc::channel(4);
+            let request = |union| pb::WatchRequest {
+                request_union: Some(union),
+            };
             let create = pb::WatchCreateRequest {
-                key,
+                key: super::bytes_of(key),
                 start_revision: from,
                 ..Default::default()
             };
-            let create = pb::watch_request::RequestUnion::CreateRequest(create);
-            let _ = ask.try_send(pb::WatchRequest {
-                request_union: Some(create),
-            });
+            let _ = ask.try_send(request(pb::watch_request::RequestUnion::CreateRequest(create)));
             let mut answers = member.watch().watch(ReceiverStream::new(asked)).await?.into_inner();
-            while let Some(answer) = answers.message().await? {
+            let (mut past, mut told) = (Vec::new(), 0);
+            while !enough(&past, told) {
+                let answer = match tokio::time::timeout(ASK_AGAIN, answers.message()).await {
+                    Ok(answer) => answer?.ok_or_else(|| Status::unavailable("the watch was closed"))?,
+                    Err(_) => {
+                        // Answered only when the watch has caught up (right since etcd 3.4.25 and 3.5.8).
+                        let progress = pb::watch_request::RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
+                        let _ = ask.try_send(request(progress));
+                        continue;
+                    }
+                };
                 if answer.canceled && answer.compact_revision > 0 {
                     return Err(Status::out_of_range("required revision has been compacted"));
                 }
-                let changes = answer.events.into_iter().filter_map(|event| event.kv);
-                if let Some(change) = changes.into_iter().find(wanted) {
-                    return Ok(Response::new(Some(change)));
+                if answer.events.is_empty() && !answer.created {
+                    told = answer.header.as_ref().map_or(0, |header| header.revision);
                 }
+                past.extend(answer.events.into_iter().filter_map(|event| event.kv));
             }
-            Err(Status::unavailable("the watch was closed"))
+            Ok(Response::new(past))
         })
         .await
 }

@@ -1,6 +1,6 @@
-//! Writes that are safe against lost answers.
+//! Updates and deletes that are safe against lost answers (for creates see [`super::create`]).
 //!
-//! Each write is one transaction that compares the key's `mod_revision`. When an answer is lost, the same transaction is
+//! Each is one transaction that compares the key's `mod_revision`, which never comes again. When an answer is lost, the same transaction is
 //! sent again: at most one of the copies can apply. If a copy then finds the key changed, what stands there (and, if
 //! needed, the key's history) tells whether the change is ours, by the value's [`super::signature`]. So there is no false conflict,
 //! no double apply, and nobody takes another's write for his own.
@@ -8,12 +8,7 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{
-    EtcdStore, Failure, bytes_of,
-    members::Effort,
-    pb, revision_of,
-    watch::{find_change, first_change},
-};
+use super::{EtcdStore, Failure, bytes_of, members::Effort, pb, revision_of, watch::first_change};
 use crate::store::{Error, Result, Revision};
 use pb::{
     compare::{CompareResult, CompareTarget, TargetUnion},
@@ -21,7 +16,7 @@ use pb::{
     response_op::Response as Answer,
 };
 
-/// Writes `put` (value and lease), or deletes for `None`, if the key is at `expected` (0: does not exist).
+/// Writes `put` (value and lease), or deletes for `None`, if the key is at `expected`.
 pub(super) async fn write(
     store: &EtcdStore,
     key: &str,
@@ -60,16 +55,14 @@ pub(super) async fn write(
                 store.seen.note(now, begun);
                 let current = current_of(answer);
                 if lost {
-                    // Objects that are created have a UID: equal bytes are enough.
-                    let ours = put.map(|(value, _)| Ours {
-                        value,
-                        certain: signed || expected == 0,
-                    });
+                    let ours = put.map(|(value, _)| Ours { value, certain: signed });
                     return resolve(store, key, expected, ours, current, (before, now)).await;
                 }
-                return Err(refusal(key, expected, put.is_some(), current));
+                return Err(refusal(key, current));
             }
-            Err(Failure::Final(error)) => return Err(with_size(error, put.as_ref())),
+            Err(Failure::Final(error)) => {
+                return Err(with_size(error, put.as_ref().map(|(value, _)| value.len())));
+            }
             Err(Failure::NotDone(_)) => {}
             Err(Failure::Unknown(_)) => lost = true,
         }
@@ -95,12 +88,7 @@ fn transaction(key: &str, expected: Revision, put: Option<&(Bytes, i64)>) -> pb:
         None => Op::RequestDeleteRange(pb::DeleteRangeRequest { key: key.clone() }),
     };
     pb::TxnRequest {
-        compare: vec![pb::Compare {
-            result: CompareResult::Equal.into(),
-            target: CompareTarget::Mod.into(),
-            key: key.clone(),
-            target_union: Some(TargetUnion::ModRevision(expected)),
-        }],
+        compare: vec![is_at(&key, expected)],
         success: vec![pb::RequestOp { request: Some(op) }],
         failure: vec![pb::RequestOp {
             request: Some(Op::RequestRange(pb::RangeRequest {
@@ -108,6 +96,16 @@ fn transaction(key: &str, expected: Revision, put: Option<&(Bytes, i64)>) -> pb:
                 ..Default::default()
             })),
         }],
+    }
+}
+
+/// Compares a key's revision; 0: it does not exist.
+pub(super) fn is_at(key: &Bytes, revision: Revision) -> pb::Compare {
+    pb::Compare {
+        result: CompareResult::Equal.into(),
+        target: CompareTarget::Mod.into(),
+        key: key.clone(),
+        target_union: Some(TargetUnion::ModRevision(revision)),
     }
 }
 
@@ -119,21 +117,18 @@ fn current_of(answer: pb::TxnResponse) -> Option<pb::KeyValue> {
     }
 }
 
-fn refusal(key: &str, expected: Revision, put: bool, current: Option<pb::KeyValue>) -> Error {
-    if expected == 0 && put {
-        Error::AlreadyExists { key: key.into() }
-    } else {
-        Error::Conflict {
-            key: key.into(),
-            current: current.map(|kv| Box::new(kv.into())),
-        }
+fn refusal(key: &str, current: Option<pb::KeyValue>) -> Error {
+    Error::Conflict {
+        key: key.into(),
+        current: current.map(|kv| Box::new(kv.into())),
     }
 }
 
-fn with_size(error: Error, put: Option<&(Bytes, i64)>) -> Error {
+/// Names the size of what was too large.
+pub(super) fn with_size(error: Error, size: Option<usize>) -> Error {
     match error {
         Error::TooLarge { limit, .. } => Error::TooLarge {
-            size: put.map_or(0, |(value, _)| value.len()),
+            size: size.unwrap_or_default(),
             limit,
         },
         other => other,
@@ -171,26 +166,13 @@ async fn resolve(
     {
         // Changed and never deleted: not our doing.
         let current = Some(current.clone());
-        return Err(refusal(key, expected, false, current));
+        return Err(refusal(key, current));
     }
-    let successor = match &current {
-        // Has been there all the time.
-        Some(there) if expected == 0 && there.create_revision <= before => return Err(refusal(key, 0, true, current)),
-        // It came into being meanwhile, perhaps more than once: was ours among it?
-        Some(there) if expected == 0 => {
-            let is_ours = |kv: &pb::KeyValue| ours.as_ref().is_some_and(|ours| ours.value == kv.value);
-            let wanted = |kv: &pb::KeyValue| is_ours(kv) || kv.mod_revision >= there.mod_revision;
-            find_change(&store.members, key, before + 1, wanted)
-                .await
-                .map_err(|e| unknown(&e))?
-        }
-        None if expected == 0 => return Err(unknown(&"the key was deleted meanwhile")),
-        _ => match first_change(&store.members, key, expected + 1).await {
-            Ok(change) => change,
-            // Nobody remembers who did it, but it is as we wanted.
-            Err(Error::Compacted { .. }) if ours.is_none() && current.is_none() => return Ok(now),
-            Err(error) => return Err(unknown(&error)),
-        },
+    let successor = match first_change(&store.members, key, expected + 1).await {
+        Ok(change) => change,
+        // Nobody remembers who did it, but it is as we wanted.
+        Err(Error::Compacted { .. }) if ours.is_none() && current.is_none() => return Ok(now),
+        Err(error) => return Err(unknown(&error)),
     };
     match (ours, successor) {
         (Some(ours), Some(kv)) if kv.value == ours.value => {
@@ -202,9 +184,9 @@ async fn resolve(
                 ))
             }
         }
-        (Some(_), _) => Err(refusal(key, expected, true, current)),
+        (Some(_), _) => Err(refusal(key, current)),
         // Deleted, as we wanted. If somebody else had the same wish at the same time, nobody can tell.
         (None, Some(deletion)) if deletion.version == 0 && deletion.mod_revision > before => Ok(deletion.mod_revision),
-        (None, _) => Err(refusal(key, expected, false, current)),
+        (None, _) => Err(refusal(key, current)),
     }
 }

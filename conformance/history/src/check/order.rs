@@ -56,7 +56,8 @@ struct Sweep<'a, 'r> {
     servers: HashMap<u32, Shown>,
     /// For each effective write when it was asked, sorted; with the smallest revision of it and all later ones.
     asked: Vec<(Micros, Rv)>,
-    deletions: HashMap<&'a str, (Rv, &'a Version)>,
+    /// By uid. An object has one, unless a create took effect twice.
+    deletions: HashMap<&'a str, Vec<(Rv, &'a Version)>>,
 }
 
 /// Checks the order of all calls.
@@ -132,13 +133,14 @@ fn when_asked(history: &History, log: &Log<'_>) -> Vec<(Micros, Rv)> {
     asked
 }
 
-fn deletions<'a>(log: &Log<'a>) -> HashMap<&'a str, (Rv, &'a Version)> {
-    let of = |change: &super::log::Change<'a>| Some((&*change.before?.uid, (change.rv, change.before?)));
-    log.changes
-        .iter()
-        .filter(|change| change.after.is_none())
-        .filter_map(of)
-        .collect()
+fn deletions<'a>(log: &Log<'a>) -> HashMap<&'a str, Vec<(Rv, &'a Version)>> {
+    let mut deletions: HashMap<&str, Vec<_>> = HashMap::new();
+    for change in log.changes.iter().filter(|change| change.after.is_none()) {
+        if let Some(before) = change.before {
+            deletions.entry(&before.uid).or_default().push((change.rv, before));
+        }
+    }
+    deletions
 }
 
 impl<'a> Sweep<'a, '_> {
@@ -311,19 +313,21 @@ impl<'a> Sweep<'a, '_> {
         let Request::Delete { base, uid: wanted, .. } = &call.request else {
             return None;
         };
-        let Some((rv, before)) = self.deletions.get(uid).copied() else {
+        let Some(all) = self.deletions.get(uid) else {
             if self.log.is_lit_through(low, high) {
                 self.report
                     .violated("C1", format!("{}: it was never deleted", describe(call)));
             }
             return None;
         };
-        if rv <= low || rv > high {
-            self.report.violated(
-                "C1",
-                format!("{}: deleted at {rv}, not from {low} to {high}", describe(call)),
-            );
-        }
+        let Some((rv, before)) = all.iter().copied().find(|(rv, _)| *rv > low && *rv <= high) else {
+            let when: Vec<Rv> = all.iter().map(|(rv, _)| *rv).collect();
+            let what = describe(call);
+            self.report
+                .violated("C1", format!("{what}: deleted at {when:?}, not from {low} to {high}"));
+            // What is not true bounds nothing.
+            return None;
+        };
         if *base > 0 {
             self.report.checked("C3", 1);
             if *base != before.rv {

@@ -356,6 +356,32 @@ fn c1_one_write_that_took_effect_twice() {
 }
 
 #[test]
+fn c1_a_create_that_took_effect_again_after_the_deletion_breaks_nothing_else() {
+    let mut tale = Tale::new();
+    tale.delete(11, 5);
+    tale.create(12, "again");
+    let uid = "uid-12".to_owned();
+    let delete = || Request::Delete {
+        key: KEY.into(),
+        base: 0,
+        uid: String::new(),
+    };
+    tale.call(0, delete(), Answer::Deleted { uid: uid.clone() });
+    tale.see(ALL, vec![event(Kind::Deleted, KEY, 13, 12)]);
+    let mut risen = version(KEY, 14, "again", 0, 0);
+    risen.uid.clone_from(&uid);
+    risen.hash = hash(12);
+    tale.add(Record::Version(risen));
+    let mut added = event(Kind::Added, KEY, 14, 12);
+    added.hash = hash(12);
+    tale.see(ALL, vec![added]);
+    tale.call(0, delete(), Answer::Deleted { uid });
+    tale.see(ALL, vec![event(Kind::Deleted, KEY, 15, 12)]);
+    tale.call(0, get(KEY, At::Latest), Answer::Missing);
+    assert_eq!(tale.broken(), ["C1"]);
+}
+
+#[test]
 fn c1_a_read_of_what_was_never_there() {
     let mut tale = Tale::with_life();
     tale.call(0, get("h0/b", At::Latest), found(3));
