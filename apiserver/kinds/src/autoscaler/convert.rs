@@ -277,15 +277,15 @@ fn metric_to_v2(metric: &Value, pairs: &[(&str, Pairs)], part: &str) -> Value {
             && let Some(target) = inner.get_mut("target")
         {
             let has = |key: &str| target.get(key).is_some();
-            let kind = match *kind {
+            let target_type = match *kind {
                 "resource" | "containerResource" if has("averageUtilization") => "Utilization",
                 "object" if !has("averageValue") => "Value",
                 "external" if has("value") => "Value",
                 _ => "AverageValue",
             };
-            set(target, "type", kind);
+            set(target, "type", target_type);
             // v1 cannot leave an object's value out, only those of the others.
-            if kind == "object" && has_zero_value(target) {
+            if *kind == "object" && has_zero_value(target) {
                 remove(target, "value");
             }
         }
