@@ -3,6 +3,10 @@
 //! It depends on this node's addresses and the settings only, so it is made anew together with the whole table and never
 //! changed in between. Callers: [`crate::sync`].
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
 use crate::config::{NodeView, Settings};
 use crate::family::Family;
 use crate::rules::Map;
@@ -38,20 +42,30 @@ const JUMPS: [(&str, &str, &str); 11] = [
     ("nat-postrouting", "", "masquerading"),
 ];
 
-/// The commands, to be run right after the table and its maps exist.
+/// The commands, to be run right after the table and its maps exist. `services` are the ranges of cluster IPs.
 #[must_use]
-pub fn commands(family: Family, node: &NodeView, settings: &Settings) -> Vec<Command> {
+pub fn commands(family: Family, node: &NodeView, settings: &Settings, services: &[IpNet]) -> Vec<Command> {
     let ip = family.ip();
     let by_address = |map: Map| format!("{ip} daddr . meta l4proto . th dport vmap @{}", map.name());
-    let mut rules: Vec<(&str, String)> = vec![
+    let cluster_ip = format!("{ip} daddr @{}", Map::ClusterIps.name());
+    let mut rules: Vec<(&str, String)> = Vec::new();
+    // Clients outside the cluster may reach cluster IPs through any node, whose answers must then come back here.
+    if let Some(condition) = settings.masquerade_condition(family) {
+        rules.push(("services", format!("{cluster_ip}{condition} {}", settings.mark())));
+    }
+    rules.extend([
         ("services", by_address(Map::ServiceIps)),
         ("service-endpoints-check", by_address(Map::NoEndpointServices)),
         ("firewall-check", by_address(Map::FirewallIps)),
-        (
-            "cluster-ips-check",
-            format!("{ip} daddr @{} reject", Map::ClusterIps.name()),
-        ),
+        ("cluster-ips-check", format!("{cluster_ip} reject")),
         ("reject-chain", "reject".to_owned()),
+        (
+            "masquerading",
+            format!(
+                "meta mark and {mark} != 0 meta mark set meta mark xor {mark} masquerade fully-random",
+                mark = settings.mark_value()
+            ),
+        ),
         // A pod that reaches itself must not see its own address as the client's: the answer would not come back here.
         (
             "masquerading",
@@ -60,19 +74,19 @@ pub fn commands(family: Family, node: &NodeView, settings: &Settings) -> Vec<Com
                 Map::Hairpin.name()
             ),
         ),
-        (
-            "masquerading",
-            format!("meta mark and {} == 0 return", settings.mark_value()),
-        ),
-        (
-            "masquerading",
-            format!("meta mark set meta mark xor {}", settings.mark_value()),
-        ),
-        ("masquerading", "masquerade fully-random".to_owned()),
-    ];
-    let mut chains: Vec<&str> = rules.iter().map(|(chain, _)| *chain).collect();
-    chains.push("nodeport-endpoints-check");
-    chains.dedup();
+    ]);
+    // What is in the range and nobody's must not leave by the default route.
+    let ours: Vec<String> = IpNet::aggregate(&services.to_vec())
+        .iter()
+        .filter(|range| Family::of(&range.addr()) == family)
+        .map(ToString::to_string)
+        .collect();
+    if !ours.is_empty() {
+        let unused = format!("{ip} daddr {{ {} }} drop", ours.join(", "));
+        rules.push(("cluster-ips-check", unused));
+    }
+    let mut chains: BTreeSet<&str> = rules.iter().map(|(chain, _)| *chain).collect();
+    chains.insert("nodeport-endpoints-check");
     if let Some(condition) = settings.node_port_condition(family, node) {
         let by_port = |map: Map| format!("{condition} meta l4proto . th dport vmap @{}", map.name());
         rules.push(("services", by_port(Map::ServiceNodeports)));

@@ -327,6 +327,15 @@ impl Settings {
         }
     }
 
+    /// Whether NodePorts answer on `address`, if it is this node's at all.
+    #[must_use]
+    pub fn serves_node_ports(&self, address: IpAddr, node: &NodeView) -> bool {
+        match &self.node_ports {
+            NodePortAddresses::Primary => node.addresses.contains(&address),
+            NodePortAddresses::Ranges(ranges) => ranges.iter().any(|range| range.contains(&address)),
+        }
+    }
+
     /// Matches traffic to an address that serves NodePorts; `None` while there is none.
     #[must_use]
     pub fn node_port_condition(&self, family: Family, node: &NodeView) -> Option<String> {
@@ -368,7 +377,7 @@ pub struct NodeView {
     /// Empty: unknown.
     pub zone: String,
     pub pod_ranges: Vec<IpNet>,
-    /// The cluster autoscaler is about to delete the node: load balancers shall look elsewhere.
+    /// The node is being deleted, or about to be: load balancers shall look elsewhere.
     pub leaving: bool,
 }
 
@@ -381,6 +390,7 @@ impl NodeView {
             ..Self::default()
         };
         let Some(node) = node else { return view };
+        view.leaving = node.metadata.deletion_timestamp.is_some();
         let labels = node.metadata.labels.as_ref();
         view.zone = labels
             .and_then(|l| l.get("topology.kubernetes.io/zone"))
@@ -406,7 +416,7 @@ impl NodeView {
         let ranges = spec.and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten();
         view.pod_ranges = ranges.filter_map(|r| r.parse().ok()).collect();
         let taints = spec.and_then(|s| s.taints.as_ref()).into_iter().flatten();
-        view.leaving = taints.into_iter().any(|t| t.key == "ToBeDeletedByClusterAutoscaler");
+        view.leaving |= taints.into_iter().any(|t| t.key == "ToBeDeletedByClusterAutoscaler");
         view
     }
 }

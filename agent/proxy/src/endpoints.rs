@@ -4,7 +4,8 @@
 //! those that still serve while they terminate; topology hints when every candidate has them. Pure; called by
 //! [`crate::rules`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -25,6 +26,10 @@ pub struct Endpoints {
     pub anywhere: bool,
     /// Addresses that are on this node: only these can call themselves.
     pub here: BTreeSet<IpAddr>,
+    /// Everybody who serves, on whatever node and terminating or not: existing connections to these may go on.
+    pub serving: BTreeSet<SocketAddr>,
+    /// Addresses on this node that are ready, for the health checks of load balancers.
+    pub ready_here: BTreeSet<IpAddr>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -44,7 +49,7 @@ impl Candidate {
         let hints = endpoint.hints.as_ref();
         Self {
             ready,
-            serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
+            serving: conditions.and_then(|c| c.serving).unwrap_or(true),
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
             local: endpoint.node_name.as_deref().is_some_and(|n| n == node.name),
             zones: hints
@@ -71,7 +76,10 @@ impl Candidate {
 #[must_use]
 pub fn select(port: &ServicePort, slices: &[Arc<EndpointSlice>], family: Family, node: &NodeView) -> Endpoints {
     let mut all: BTreeMap<SocketAddr, Candidate> = BTreeMap::new();
-    for slice in slices.iter().filter(|s| s.address_type == family.slice_type()) {
+    // The order of slices is no fact about the Service.
+    let mut slices: Vec<&Arc<EndpointSlice>> = slices.iter().collect();
+    slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    for slice in slices.into_iter().filter(|s| s.address_type == family.slice_type()) {
         let Some(number) = port_number(slice, port) else {
             continue;
         };
@@ -80,12 +88,17 @@ pub fn select(port: &ServicePort, slices: &[Arc<EndpointSlice>], family: Family,
                 continue;
             };
             let candidate = Candidate::read(endpoint, node);
-            let known = all.entry(SocketAddr::new(address, number)).or_default();
-            // An endpoint may be in two slices for a moment while it moves from one to the other.
-            if known.ready || (known.serving && !candidate.ready) {
-                continue;
+            // An endpoint may be in two slices for a moment while it moves from one to the other, and a new pod may have
+            // the address of one that is still terminating.
+            match all.entry(SocketAddr::new(address, number)) {
+                Entry::Vacant(slot) => {
+                    slot.insert(candidate);
+                }
+                Entry::Occupied(mut slot) if !candidate.terminating => {
+                    slot.insert(candidate);
+                }
+                Entry::Occupied(_) => {}
             }
-            *known = candidate;
         }
     }
     let pick = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<SocketAddr> {
@@ -109,12 +122,17 @@ pub fn select(port: &ServicePort, slices: &[Arc<EndpointSlice>], family: Family,
         Hints::Zone => c.zones.contains(&node.zone),
     });
     let local = pick(&|c| c.local);
-    let here = all.iter().filter(|(_, c)| c.local).map(|(a, _)| a.ip()).collect();
+    let which = |wanted: &dyn Fn(&Candidate) -> bool| -> BTreeSet<SocketAddr> {
+        all.iter().filter(|(_, c)| wanted(c)).map(|(a, _)| *a).collect()
+    };
+    let addresses = |of: BTreeSet<SocketAddr>| of.into_iter().map(|a| a.ip()).collect();
     Endpoints {
         anywhere: !cluster.is_empty() || !local.is_empty(),
         cluster,
         local,
-        here,
+        here: addresses(which(&|c| c.local)),
+        serving: which(&|c| c.serving),
+        ready_here: addresses(which(&|c| c.local && c.ready)),
     }
 }
 

@@ -43,6 +43,15 @@ impl Family {
         }
     }
 
+    /// The kernel's number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
     /// EndpointSlice's `addressType`.
     #[must_use]
     pub fn slice_type(self) -> &'static str {

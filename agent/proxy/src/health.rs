@@ -1,10 +1,11 @@
 //! `/healthz` and `/livez` (port 10256): what load balancers and cluster autoscalers ask.
 //!
 //! Alive: no change has waited longer than a minute for its transaction. Healthy: alive, and the node is not about to be
-//! deleted. The body is upstream's.
+//! deleted. The body is upstream's; both families are written together, so they have one state.
 
 use http::StatusCode;
 use parking_lot::Mutex;
+use serde_json::json;
 use steersman_types::jiff::Timestamp;
 
 /// Twice upstream's default sync period.
@@ -16,6 +17,12 @@ struct State {
     /// Since when a change has been waiting.
     pending: Option<f64>,
     eligible: bool,
+}
+
+impl State {
+    fn is_alive(&self, now: f64) -> bool {
+        self.synced > 0.0 && self.pending.is_none_or(|since| now - since < PATIENCE)
+    }
 }
 
 /// Shared between the loop and the port.
@@ -49,12 +56,18 @@ impl Health {
         self.0.lock().eligible = eligible;
     }
 
+    /// Whether the rules are as the cluster is.
+    #[must_use]
+    pub fn is_alive(&self, now: f64) -> bool {
+        self.0.lock().is_alive(now)
+    }
+
     /// The answer to `path` at `now`.
     #[must_use]
     pub fn answer(&self, path: &str, now: f64) -> (StatusCode, &'static str, String) {
         const JSON: &str = "application/json";
         let state = self.0.lock();
-        let alive = state.synced > 0.0 && state.pending.is_none_or(|since| now - since < PATIENCE);
+        let alive = state.is_alive(now);
         let (good, eligible) = match path {
             "/healthz" => (alive && state.eligible, Some(state.eligible)),
             "/livez" => (alive, None),
@@ -67,10 +80,12 @@ impl Health {
             }
         };
         // As in upstream, what is reported as last update of a healthy proxy is now: nothing was missed until then.
-        let updated = if alive { now } else { state.synced };
-        let mut body = serde_json::json!({"lastUpdated": text(updated), "currentTime": text(now)});
-        if let (Some(eligible), Some(object)) = (eligible, body.as_object_mut()) {
-            object.insert("nodeEligible".to_owned(), eligible.into());
+        let updated = text(if good { now } else { state.synced });
+        let mut body = json!({"lastUpdated": updated, "currentTime": text(now), "healthy": alive});
+        let of_family = json!({"lastUpdated": text(state.synced), "healthy": alive});
+        body["status"] = json!({"IPv4": of_family, "IPv6": of_family});
+        if let Some(eligible) = eligible {
+            body["nodeEligible"] = eligible.into();
         }
         (
             if good {
@@ -119,7 +134,10 @@ mod tests {
         health.eligible(false);
         let (code, _, body) = health.answer("/healthz", 2.0);
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(body.contains(r#""nodeEligible":false"#));
+        assert!(
+            body.contains(r#""nodeEligible":false"#) && body.contains(r#""healthy":true"#),
+            "{body}"
+        );
         assert_eq!(health.answer("/livez", 2.0).0, StatusCode::OK);
     }
 }

@@ -8,20 +8,23 @@
 //! | [`table`], [`base`] | all of them, and the transaction that a change asks for (pure) |
 //! | [`stale`] | which UDP connections a change has made stale (pure) |
 //! | [`sync`] | the loop: informers in, transactions out |
-//! | [`nft`], [`sysctl`] | the only places that touch the kernel |
-//! | [`health`], [`metrics`] | what others may ask |
+//! | [`nft`], [`conntrack`], [`kernel`] over [`netlink`], [`sysctl`] | the only places that touch the kernel |
+//! | [`health`], [`health_ports`], [`metrics`] | what others may ask |
 //!
 //! The table is named `kube-proxy` in the families `ip` and `ip6`, as upstream's is; everything in it is ours.
-//! What this program does not do: the iptables and IPVS modes, network policy, and the health check node ports of load
-//! balancers.
+//! What this program does not do: the iptables and IPVS modes, and network policy.
 
 pub mod base;
 pub mod config;
+pub mod conntrack;
 pub mod endpoints;
 pub mod family;
 pub mod flags;
 pub mod health;
+pub mod health_ports;
+pub mod kernel;
 pub mod metrics;
+pub mod netlink;
 pub mod nft;
 pub mod rules;
 pub mod service;
@@ -34,6 +37,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
+use steersman_runtime::events::Recorder;
 use steersman_runtime::informer::Informer;
 use steersman_runtime::metrics::Metrics;
 use steersman_runtime::serve::plain;
@@ -43,8 +47,12 @@ use tokio_util::sync::CancellationToken;
 
 use config::Configuration;
 use health::Health;
+use health_ports::HealthPorts;
 use metrics::ProxyMetrics;
 use sync::{Sources, Sync};
+
+/// Services of other proxies, and headless ones' slices, are not even asked for.
+const NO_OTHER_PROXY: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 
 /// Runs the proxy until `stop`.
 ///
@@ -63,9 +71,11 @@ pub async fn run(configuration: Configuration, stop: CancellationToken) -> Resul
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     sysctl::apply(&sysctl::conntrack(&configuration.conntrack, cores));
 
+    let recorder = Recorder::new(client.clone(), "kube-proxy", &name);
     let sources = Sources {
-        services: Informer::start(client.clone(), ListOptions::all()),
-        slices: Informer::start(client.clone(), ListOptions::all()),
+        services: Informer::start(client.clone(), ListOptions::all().labels(NO_OTHER_PROXY)),
+        slices: Informer::start(client.clone(), ListOptions::all().labels(NO_OTHER_PROXY)),
+        cidrs: Informer::start(client.clone(), ListOptions::all()),
         node: Informer::<Node>::start(client, ListOptions::all().fields(&format!("metadata.name={name}"))),
     };
     let health = Arc::new(Health::default());
@@ -86,7 +96,8 @@ pub async fn run(configuration: Configuration, stop: CancellationToken) -> Resul
     )
     .await?;
 
-    let sync = Sync::new(sources, configuration, &name, health, proxy_metrics)?;
+    let ports = HealthPorts::new(health.clone(), recorder);
+    let sync = Sync::new(sources, configuration, &name, health, ports, proxy_metrics)?;
     sync.run(stop).await;
     Ok(())
 }
@@ -111,7 +122,8 @@ fn metrics_answer(metrics: &Metrics, path: &str) -> (StatusCode, &'static str, S
     }
 }
 
-fn now() -> f64 {
+/// Seconds since 1970.
+pub(crate) fn now() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |d| d.as_secs_f64())

@@ -1,9 +1,5 @@
-//! Running `nft` and `conntrack`.
-//!
-//! One transaction is one `nft -f -`: atomic, and with its own time limit. Stale UDP connections are forgotten with
-//! `conntrack -D`, one process each, and only for what a change concerns.
+//! Running `nft`: one transaction is one `nft -f -`, atomic, and with its own time limit.
 
-use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -83,27 +79,4 @@ pub async fn remove_tables() -> Result<(), NftError> {
         run(family, &[Command::AddTable, Command::DeleteTable]).await?;
     }
     Ok(())
-}
-
-/// Forgets UDP connections to `service` that were sent to `endpoint`, or (`None`) that were not translated at all.
-/// Their packets would otherwise keep going where no endpoint is. Best effort: without `conntrack` they time out.
-pub async fn forget_udp(service: IpAddr, port: u16, endpoint: Option<SocketAddr>) {
-    let mut process = Process::new("conntrack");
-    process.args(["-D", "-p", "udp", "-f", if service.is_ipv4() { "ipv4" } else { "ipv6" }]);
-    process.args(["--orig-dst", &service.to_string(), "--orig-port-dst", &port.to_string()]);
-    if let Some(endpoint) = endpoint {
-        process.args(["--dst-nat", &endpoint.ip().to_string()]);
-    }
-    let run = process
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .status();
-    match tokio::time::timeout(Duration::from_secs(10), run).await {
-        // Status 1: there was none.
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "conntrack cannot be run; stale UDP connections will time out"),
-        Err(_) => tracing::warn!("conntrack did not finish"),
-    }
 }

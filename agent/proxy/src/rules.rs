@@ -13,11 +13,12 @@
 //! A Service without session affinity is one rule with an anonymous map of its endpoints, however many there are. With
 //! session affinity each endpoint has a chain and a set of the clients that stick to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use steersman_types::api::core::v1::Service;
 use steersman_types::api::discovery::v1::EndpointSlice;
 
@@ -96,8 +97,25 @@ pub struct Fragment {
     pub sets: BTreeMap<String, String>,
     /// Element to its verdict (empty in plain sets).
     pub elements: BTreeMap<(Map, String), String>,
-    /// UDP addresses and what they lead to, for forgetting stale connections.
-    pub udp: BTreeMap<(IpAddr, u16), Vec<SocketAddr>>,
+    /// Where a UDP Service is reached and who serves it, for forgetting stale connections.
+    pub udp: BTreeMap<Front, BTreeSet<SocketAddr>>,
+    /// What load balancers want to know of this node.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// What clients send to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Front {
+    Address(SocketAddr),
+    NodePort(u16),
+}
+
+/// The health check port of a Service whose external traffic stays on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub port: u16,
+    /// Ready endpoints on this node, by address.
+    pub local: BTreeSet<IpAddr>,
 }
 
 /// A Service's part of the table.
@@ -116,6 +134,7 @@ pub fn fragment(
             port: &port,
             endpoints: &endpoints,
             family,
+            node,
             settings,
             out: &mut fragment,
         }
@@ -128,6 +147,7 @@ struct Writer<'a> {
     port: &'a ServicePort,
     endpoints: &'a Endpoints,
     family: Family,
+    node: &'a NodeView,
     settings: &'a Settings,
     out: &'a mut Fragment,
 }
@@ -166,12 +186,25 @@ impl Writer<'_> {
             self.external(cluster.as_deref(), local.as_deref());
         }
         if port.protocol == Protocol::Udp {
-            let internal = if port.internal_local {
-                &self.endpoints.local
-            } else {
-                &self.endpoints.cluster
-            };
-            self.out.udp.insert((port.cluster_ip, port.port), internal.clone());
+            self.remember_fronts();
+        }
+        if port.health_check_port != 0 {
+            let check = self.out.health_check.get_or_insert_with(|| HealthCheck {
+                port: port.health_check_port,
+                local: BTreeSet::new(),
+            });
+            check.local.extend(&self.endpoints.ready_here);
+        }
+    }
+
+    fn remember_fronts(&mut self) {
+        let port = self.port;
+        let addresses = [port.cluster_ip].into_iter().chain(port.external_ips.iter().copied());
+        let addresses = addresses.chain(port.balancer_ips.iter().copied());
+        let fronts = addresses.map(|ip| Front::Address(SocketAddr::new(ip, port.port)));
+        let node_port = (port.node_port != 0).then_some(Front::NodePort(port.node_port));
+        for front in fronts.chain(node_port) {
+            self.out.udp.insert(front, self.endpoints.serving.clone());
         }
     }
 
@@ -199,14 +232,6 @@ impl Writer<'_> {
         let (ip, protocol) = (self.family.ip(), port.protocol.nft());
         let name = format!("{kind}/{}", port.id);
         let mut rules = Vec::new();
-        if let Some(condition) = self.settings.masquerade_condition(self.family) {
-            rules.push(format!(
-                "{ip} daddr {} {protocol} dport {}{condition} {}",
-                port.cluster_ip,
-                port.port,
-                self.settings.mark()
-            ));
-        }
         if let Some(timeout) = port.affinity {
             let chains: Vec<String> = targets.iter().map(|t| self.sticky_chain(t, timeout)).collect();
             for chain in &chains {
@@ -290,14 +315,6 @@ impl Writer<'_> {
             if target.is_none() {
                 self.element(Map::NoEndpointServices, *address, self.refusal());
             }
-            if port.protocol == Protocol::Udp {
-                let targets = if port.external_local {
-                    &self.endpoints.local
-                } else {
-                    &self.endpoints.cluster
-                };
-                self.out.udp.insert((*address, port.port), targets.clone());
-            }
         }
         if port.node_port != 0 {
             let key = format!("{} . {}", port.protocol.nft(), port.node_port);
@@ -312,7 +329,11 @@ impl Writer<'_> {
         }
         if !port.source_ranges.is_empty() && !port.balancer_ips.is_empty() {
             let firewall = format!("firewall/{}", port.id);
-            let ranges: Vec<String> = port.source_ranges.iter().map(|r| r.trunc().to_string()).collect();
+            let mut ranges: Vec<IpNet> = port.source_ranges.iter().map(IpNet::trunc).collect();
+            // Where the balancer's address is one of the node's own, requests of the node itself come from that address.
+            if ranges.iter().any(|r| self.node.addresses.iter().any(|a| r.contains(a))) {
+                ranges.extend(port.balancer_ips.iter().copied().map(IpNet::from));
+            }
             let rule = format!(
                 "{} saddr != {{ {} }} drop",
                 self.family.ip(),
@@ -336,11 +357,11 @@ fn numbered(items: impl Iterator<Item = String>) -> String {
     text
 }
 
-/// nftables refuses overlapping ranges in one set.
-fn disjoint(ranges: &[String]) -> Vec<String> {
-    let parsed: Vec<ipnet::IpNet> = ranges.iter().filter_map(|r| r.parse().ok()).collect();
-    ipnet::IpNet::aggregate(&parsed)
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+/// nftables refuses overlapping ranges in one set. Single addresses are written without a prefix.
+fn disjoint(ranges: &[IpNet]) -> Vec<String> {
+    let text = |range: &IpNet| match range.prefix_len() == range.max_prefix_len() {
+        true => range.addr().to_string(),
+        false => range.to_string(),
+    };
+    IpNet::aggregate(&ranges.to_vec()).iter().map(text).collect()
 }

@@ -67,6 +67,8 @@ pub struct ServicePort {
     pub internal_local: bool,
     /// Who may use the load balancer's addresses; empty: everybody.
     pub source_ranges: Vec<IpNet>,
+    /// Where load balancers ask whether this node has endpoints; 0: nowhere.
+    pub health_check_port: u16,
 }
 
 impl ServicePort {
@@ -125,6 +127,15 @@ pub fn ports(service: &Service, family: Family) -> Vec<ServicePort> {
     let name = service.metadata.name.as_deref().unwrap_or_default();
     let source_ranges = spec.load_balancer_source_ranges.iter().flatten();
     let source_ranges: Vec<IpNet> = source_ranges.filter_map(|r| r.trim().parse().ok()).collect();
+    let mut source_ranges: Vec<IpNet> = source_ranges
+        .into_iter()
+        .filter(|r| Family::of(&r.addr()) == family)
+        .collect();
+    if source_ranges.iter().any(|r| r.prefix_len() == 0) {
+        source_ranges.clear();
+    }
+    let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let balanced = spec.type_.as_deref() == Some("LoadBalancer");
 
     let number = |n: i32| u16::try_from(n).ok();
     spec.ports
@@ -147,13 +158,14 @@ pub fn ports(service: &Service, family: Family) -> Vec<ServicePort> {
                     0
                 },
                 affinity,
-                external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+                external_local,
                 internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-                source_ranges: source_ranges
-                    .iter()
-                    .copied()
-                    .filter(|r| Family::of(&r.addr()) == family)
-                    .collect(),
+                source_ranges: source_ranges.clone(),
+                health_check_port: if balanced && external_local {
+                    spec.health_check_node_port.and_then(number).unwrap_or(0)
+                } else {
+                    0
+                },
             })
         })
         .collect()

@@ -1,17 +1,20 @@
 //! The loop that keeps the kernel's tables as the cluster's Services are.
 //!
 //! Informers mark Services as dirty; the loop turns the dirty ones into fragments, asks the tables what to do, and runs
-//! one small transaction per family. A changed Node, a failed transaction and the start make everything anew. Called by
-//! [`crate::run`].
+//! one small transaction per family; then it forgets stale UDP connections and settles the health check ports. A changed
+//! Node or service range, a failed transaction, a table that somebody else took away, and the start make everything anew.
+//! Called by [`crate::run`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use steersman_runtime::informer::{IndexId, Informer};
 use steersman_types::api::core::v1::{Node, Service};
 use steersman_types::api::discovery::v1::EndpointSlice;
+use steersman_types::api::networking::v1::ServiceCIDR;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,22 +23,26 @@ use tracing::{info, warn};
 use crate::config::{Configuration, NodeView, Settings};
 use crate::family::Family;
 use crate::health::Health;
+use crate::health_ports::HealthPorts;
 use crate::metrics::ProxyMetrics;
 use crate::rules::{self, Fragment};
-use crate::stale::{self, Stale};
+use crate::stale::{self, Fronts};
 use crate::table::{Owner, Table};
-use crate::{base, nft};
+use crate::{base, conntrack, kernel, nft, now};
 
 /// Whose slices these are.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Slices of headless Services concern nobody here.
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// How often the kernel is asked whether it still has the tables.
+const LOOK_PERIOD: Duration = Duration::from_secs(30);
 
 /// What the informers leave for the loop.
 #[derive(Default)]
 struct Dirty {
     services: Mutex<BTreeSet<Owner>>,
-    node: Mutex<bool>,
+    /// The Node or the ranges of cluster IPs.
+    surroundings: Mutex<bool>,
     wake: Notify,
 }
 
@@ -44,12 +51,19 @@ impl Dirty {
         self.services.lock().insert(owner);
         self.wake.notify_one();
     }
+
+    fn surroundings(&self) {
+        *self.surroundings.lock() = true;
+        self.wake.notify_one();
+    }
 }
 
 /// The informers that the loop reads.
 pub struct Sources {
     pub services: Informer<Service>,
     pub slices: Informer<EndpointSlice>,
+    /// The ranges of cluster IPs.
+    pub cidrs: Informer<ServiceCIDR>,
     /// Only this node.
     pub node: Informer<Node>,
 }
@@ -62,8 +76,13 @@ pub struct Sync {
     configuration: Configuration,
     node: NodeView,
     settings: Settings,
+    /// Sorted.
+    service_ranges: Vec<IpNet>,
     tables: [Table; 2],
+    /// The kernel's numbers of the tables.
+    handles: [Option<u64>; 2],
     health: Arc<Health>,
+    ports: HealthPorts,
     metrics: ProxyMetrics,
     min_period: Duration,
     retry_period: Duration,
@@ -94,6 +113,7 @@ impl Sync {
         configuration: Configuration,
         node_name: &str,
         health: Arc<Health>,
+        ports: HealthPorts,
         metrics: ProxyMetrics,
     ) -> Result<Self, String> {
         let dirty = Arc::new(Dirty::default());
@@ -117,10 +137,9 @@ impl Sync {
                 .for_each(|owner| marks.service(owner));
         });
         let marks = dirty.clone();
-        sources.node.on_event(move |_| {
-            *marks.node.lock() = true;
-            marks.wake.notify_one();
-        });
+        sources.node.on_event(move |_| marks.surroundings());
+        let marks = dirty.clone();
+        sources.cidrs.on_event(move |_| marks.surroundings());
         let node = NodeView::new(node_name, None);
         let settings = configuration.settings(&node)?;
         let min_period = configuration
@@ -135,8 +154,11 @@ impl Sync {
             configuration,
             node,
             settings,
+            service_ranges: Vec::new(),
             tables: [Table::new(Family::V4), Table::new(Family::V6)],
+            handles: [None; 2],
             health,
+            ports,
             metrics,
             min_period,
             // Upstream's 30 s would leave a node without services for that long.
@@ -151,14 +173,20 @@ impl Sync {
             tokio::join!(
                 self.sources.services.synced(),
                 self.sources.slices.synced(),
+                self.sources.cidrs.synced(),
                 self.sources.node.synced()
             );
         };
         tokio::select! { () = synced => {}, () = stop.cancelled() => return }
         let mut everything = true;
+        let mut look = Instant::now() + LOOK_PERIOD;
         loop {
             let started = Instant::now();
-            everything |= std::mem::take(&mut *self.dirty.node.lock()) && self.look_at_node();
+            everything |= std::mem::take(&mut *self.dirty.surroundings.lock()) && self.look_around();
+            if started >= look {
+                everything |= self.is_gone();
+                look = started + LOOK_PERIOD;
+            }
             let dirty = std::mem::take(&mut *self.dirty.services.lock());
             let outcome = if everything {
                 self.rebuild().await
@@ -167,6 +195,7 @@ impl Sync {
             };
             let pause = match outcome {
                 Ok(()) => {
+                    self.ports.settle(&self.node, &self.settings).await;
                     self.metrics.synced(everything, started.elapsed(), now());
                     self.health.synced(now());
                     if std::mem::take(&mut everything) {
@@ -188,12 +217,49 @@ impl Sync {
                     self.dirty.wake.notified().await;
                 }
             };
-            tokio::select! { () = wake => {}, () = stop.cancelled() => return }
+            tokio::select! {
+                () = wake => {}
+                () = tokio::time::sleep_until(look) => {}
+                () = stop.cancelled() => return,
+            }
             self.health.pending(now());
         }
     }
 
-    /// Reads the Node again; whether anything that the rules depend on has changed.
+    /// Whether the kernel no longer has what was written.
+    fn is_gone(&self) -> bool {
+        let mut gone = false;
+        for (table, handle) in self
+            .tables
+            .iter()
+            .zip(self.handles)
+            .filter(|(_, handle)| handle.is_some())
+        {
+            match kernel::table_handle(table.family()) {
+                Ok(found) if found == handle => {}
+                Ok(_) => {
+                    warn!(family = %table.family(), "somebody else has removed the rules; making them anew");
+                    gone = true;
+                }
+                Err(error) => info!(%error, "the kernel does not say which tables it has"),
+            }
+        }
+        gone
+    }
+
+    /// Reads the Node and the service ranges again; whether anything that the rules depend on has changed.
+    fn look_around(&mut self) -> bool {
+        let cidrs = self.sources.cidrs.list();
+        let specs = cidrs.iter().filter_map(|c| c.spec.as_ref());
+        let texts = specs.flat_map(|s| s.cidrs.iter().flatten());
+        let mut ranges: Vec<IpNet> = texts.filter_map(|text| text.parse().ok()).collect();
+        ranges.sort_unstable();
+        ranges.dedup();
+        let moved = ranges != self.service_ranges;
+        self.service_ranges = ranges;
+        self.look_at_node() || moved
+    }
+
     fn look_at_node(&mut self) -> bool {
         let name = self.node.name.clone();
         let node = NodeView::new(&name, self.sources.node.get("", &name).as_deref());
@@ -226,28 +292,36 @@ impl Sync {
                 .map(|owner| (owner.clone(), self.fragment(owner, family)))
                 .collect();
             let Some(table) = self.tables.get_mut(i) else { continue };
-            let stale: Vec<Stale> = changes
-                .iter()
-                .flat_map(|(owner, new)| stale::connections(table.fragment(owner), new.as_ref()))
-                .collect();
+            let mut fronts = Fronts::default();
+            for (owner, new) in &changes {
+                if let Some(new) = new
+                    .as_ref()
+                    .filter(|new| stale::may_be(table.fragment(owner), Some(new)))
+                {
+                    fronts.add(new);
+                }
+                let check = new.as_ref().and_then(|new| new.health_check.as_ref());
+                self.ports.want(owner, family, check);
+            }
             let transaction = table.replace(changes);
             nft::run(family, &transaction.apply).await?;
             match nft::run(family, &transaction.cleanup).await {
                 Ok(()) => table.cleaned(),
                 Err(error) => info!(%error, "unused chains stay a little longer"),
             }
-            forget(stale).await;
+            self.forget(family, fronts).await;
         }
         Ok(())
     }
 
     async fn rebuild(&mut self) -> Result<(), nft::NftError> {
+        self.ports.want_nothing();
         for i in 0..self.tables.len() {
             let Some(family) = self.tables.get(i).map(Table::family) else {
                 continue;
             };
-            let services = self.sources.services.list();
             let mut table = Table::new(family);
+            let services = self.sources.services.list();
             let owners = services.iter().map(|s| {
                 (
                     s.metadata.namespace.clone().unwrap_or_default(),
@@ -259,39 +333,42 @@ impl Sync {
                 (owner, fragment)
             });
             let fragments: Vec<_> = fragments.collect();
-            let stale: Vec<Stale> = self.tables.get(i).map_or_else(Vec::new, |old| {
-                let known = old.owners();
-                let gone = known
-                    .iter()
-                    .filter(|o| !fragments.iter().any(|(owner, _)| owner == *o))
-                    .map(|o| (o, None));
-                let both = fragments.iter().map(|(owner, new)| (owner, new.as_ref())).chain(gone);
-                // After a start nothing is known of what was before, so nothing can be called stale.
-                both.filter(|_| !known.is_empty())
-                    .flat_map(|(o, new)| stale::connections(old.fragment(o), new))
-                    .collect()
-            });
             let _ = table.replace(fragments);
-            let commands = table.rebuild(base::commands(family, &self.node, &self.settings));
-            nft::run(family, &commands).await?;
-            if let Some(slot) = self.tables.get_mut(i) {
-                *slot = table;
+            let mut fronts = Fronts::default();
+            for (owner, fragment) in table.fragments() {
+                fronts.add(fragment);
+                self.ports.want(owner, family, fragment.health_check.as_ref());
             }
-            forget(stale).await;
+            let base = base::commands(family, &self.node, &self.settings, &self.service_ranges);
+            nft::run(family, &table.rebuild(base)).await?;
+            let handle = kernel::table_handle(family).unwrap_or_else(|error| {
+                info!(%error, "the kernel does not say which tables it has");
+                None
+            });
+            if let (Some(slot), Some(known)) = (self.tables.get_mut(i), self.handles.get_mut(i)) {
+                *slot = table;
+                *known = handle;
+            }
+            self.forget(family, fronts).await;
         }
         Ok(())
     }
-}
 
-async fn forget(stale: Vec<Stale>) {
-    for (address, port, endpoint) in stale {
-        nft::forget_udp(address, port, endpoint).await;
+    /// Forgets the stale UDP connections among those to `fronts`. Best effort: what stays ends by itself once it is silent.
+    async fn forget(&self, family: Family, fronts: Fronts) {
+        if fronts.is_empty() {
+            return;
+        }
+        let (node, settings) = (self.node.clone(), self.settings.clone());
+        let work = move || {
+            let is_node = |address| settings.serves_node_ports(address, &node);
+            conntrack::forget(family, |flow| fronts.is_stale(flow, is_node))
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(forgotten)) => info!(%family, forgotten, "forgot stale UDP connections"),
+            Ok(Err(error)) => warn!(%family, %error, "stale UDP connections will have to time out"),
+            Err(error) => warn!(%error, "looking for stale UDP connections"),
+        }
     }
-}
-
-/// Seconds since 1970.
-fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |d| d.as_secs_f64())
 }

@@ -75,9 +75,9 @@ impl Table {
         self.fragments.get(owner)
     }
 
-    #[must_use]
-    pub fn owners(&self) -> Vec<Owner> {
-        self.fragments.keys().cloned().collect()
+    /// All of them, by owner.
+    pub fn fragments(&self) -> impl Iterator<Item = (&Owner, &Fragment)> {
+        self.fragments.iter()
     }
 
     /// Takes over new fragments (`None`: the Service is gone) and says what has to be done for it.

@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Command as Process, Output, Stdio};
 use std::time::Duration;
@@ -13,10 +13,11 @@ use std::time::Duration;
 use common::{node, service, settings, slice};
 use rustix::thread::LinkNameSpaceType;
 use serde_json::json;
-use steersman_proxy::base;
 use steersman_proxy::family::Family;
 use steersman_proxy::rules::{Fragment, fragment};
+use steersman_proxy::stale::{self, Fronts};
 use steersman_proxy::table::{Command, Owner, Table, script};
+use steersman_proxy::{base, conntrack, kernel};
 
 /// A namespace with loopback up, as long as this lives.
 struct Namespace {
@@ -138,6 +139,10 @@ fn web(endpoints: &[&str], affinity: bool) -> Fragment {
     fragment(&service("web", spec), &slices, Family::V4, &node(), &settings())
 }
 
+fn ranges() -> Vec<ipnet::IpNet> {
+    ["10.232.0.0/16", "fd01::/108"].map(|r| r.parse().unwrap()).to_vec()
+}
+
 fn owner() -> Owner {
     ("ns".into(), "web".into())
 }
@@ -184,9 +189,15 @@ fn every_statement_is_accepted_in_both_families() {
             owner(),
             Some(fragment(&service, &slices, family, &node, &settings())),
         )]);
-        namespace.nft(family, &table.rebuild(base::commands(family, &node, &settings())));
+        namespace.nft(
+            family,
+            &table.rebuild(base::commands(family, &node, &settings(), &ranges())),
+        );
         // Again over itself, then with fewer endpoints, then gone.
-        namespace.nft(family, &table.rebuild(base::commands(family, &node, &settings())));
+        namespace.nft(
+            family,
+            &table.rebuild(base::commands(family, &node, &settings(), &ranges())),
+        );
         for slices in [&slices[..1], &[]] {
             let transaction = table.replace(vec![(
                 owner(),
@@ -203,7 +214,7 @@ fn every_statement_is_accepted_in_both_families() {
 fn incremental_changes_leave_the_kernel_as_a_rebuild_would() {
     let Some(namespace) = Namespace::new() else { return };
     let mut table = Table::new(Family::V4);
-    let base = || base::commands(Family::V4, &node(), &settings());
+    let base = || base::commands(Family::V4, &node(), &settings(), &[]);
     namespace.nft(Family::V4, &table.rebuild(base()));
     for fragment in [
         web(&["10.231.1.2"], false),
@@ -240,7 +251,7 @@ fn connections_reach_an_endpoint_by_cluster_ip_and_by_node_port_and_are_refused_
     let mut table = Table::new(Family::V4);
     namespace.nft(
         Family::V4,
-        &table.rebuild(base::commands(Family::V4, &node(), &settings())),
+        &table.rebuild(base::commands(Family::V4, &node(), &settings(), &[])),
     );
     namespace.nft(
         Family::V4,
@@ -264,6 +275,98 @@ fn connections_reach_an_endpoint_by_cluster_ip_and_by_node_port_and_are_refused_
     namespace.nft(Family::V4, &table.replace(vec![(owner(), Some(web(&[], false)))]).apply);
     assert_eq!(ask("10.232.0.5:80"), refused);
     assert_eq!(ask("198.18.30.11:30080"), refused);
+}
+
+/// Runs `work` on a thread that is inside the namespace.
+fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+    let file = std::fs::File::open(format!("/proc/{}/ns/net", namespace.holder.id())).unwrap();
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        });
+        inside.join().unwrap()
+    })
+}
+
+#[test]
+fn a_udp_client_that_never_pauses_reaches_the_endpoint_that_replaces_its_own() {
+    let Some(namespace) = Namespace::new() else { return };
+    let of = |endpoint: &str| {
+        let spec = json!({"type": "NodePort", "clusterIP": "10.232.0.5", "ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}]});
+        let slices = [slice(
+            "web",
+            json!({"name": "", "port": 5353, "protocol": "UDP"}),
+            &[(endpoint, "node-1", true, true, false)],
+        )];
+        fragment(&service("web", spec), &slices, Family::V4, &node(), &settings())
+    };
+    let mut table = Table::new(Family::V4);
+    namespace.nft(
+        Family::V4,
+        &table.rebuild(base::commands(Family::V4, &node(), &settings(), &[])),
+    );
+    let mut change = |endpoint: &str| {
+        let after = of(endpoint);
+        let may_be = stale::may_be(table.fragment(&owner()), Some(&after));
+        let mut fronts = Fronts::default();
+        fronts.add(&after);
+        namespace.nft(Family::V4, &table.replace(vec![(owner(), Some(after))]).apply);
+        (may_be, fronts)
+    };
+    let forget = |fronts: &Fronts| {
+        let (node, settings) = (node(), settings());
+        let is_node = |address| settings.serves_node_ports(address, &node);
+        conntrack::forget(Family::V4, |flow| fronts.is_stale(flow, is_node)).unwrap()
+    };
+    inside(&namespace, || {
+        let servers = ["10.231.1.2:5353", "10.231.1.3:5353"].map(|a| UdpSocket::bind(a).unwrap());
+        let clients = ["198.18.30.11:4001", "198.18.30.11:4002"].map(|a| UdpSocket::bind(a).unwrap());
+        for socket in &servers {
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        }
+        let targets = ["10.232.0.5:53", "198.18.30.11:30053"];
+        let arrives_at = |expected: usize| {
+            for (client, target) in clients.iter().zip(targets) {
+                client.send_to(b"x", target).unwrap();
+                let mut buffer = [0; 8];
+                let got = servers[expected].recv_from(&mut buffer);
+                assert!(got.is_ok(), "{target} reaches server {expected}: {got:?}");
+            }
+        };
+        assert!(change("10.231.1.2").0);
+        arrives_at(0);
+        let (may_be, fronts) = change("10.231.1.3");
+        assert!(may_be);
+        // Both clients' connections still lead to the first.
+        arrives_at(0);
+        assert_eq!(forget(&fronts), 2);
+        arrives_at(1);
+        assert_eq!(forget(&fronts), 0);
+        assert!(!change("10.231.1.3").0);
+    });
+}
+
+#[test]
+fn a_table_that_was_taken_away_is_noticed() {
+    let Some(namespace) = Namespace::new() else { return };
+    let handle = || inside(&namespace, || kernel::table_handle(Family::V4).unwrap());
+    assert_eq!(handle(), None);
+    let mut table = Table::new(Family::V4);
+    let mut rebuild = || {
+        namespace.nft(
+            Family::V4,
+            &table.rebuild(base::commands(Family::V4, &node(), &settings(), &[])),
+        )
+    };
+    rebuild();
+    let first = handle();
+    assert!(first.is_some());
+    assert_eq!(handle(), first);
+    namespace.sh("nft flush ruleset");
+    assert_eq!(handle(), None);
+    rebuild();
+    assert!(handle().is_some() && handle() != first);
 }
 
 /// Not a test but a measurement: `cargo nextest run --release -p steersman-proxy --run-ignored only --no-capture`.
@@ -301,7 +404,7 @@ fn how_long_a_quarter_of_a_million_endpoints_take() {
     let _ = table.replace(changes);
     namespace.nft(
         Family::V4,
-        &table.rebuild(base::commands(Family::V4, &node(), &settings())),
+        &table.rebuild(base::commands(Family::V4, &node(), &settings(), &[])),
     );
     eprintln!(
         "{} endpoints from nothing: {:?}",

@@ -61,7 +61,6 @@ fn cluster_ip() -> Service {
 fn a_cluster_ip_spreads_over_its_ready_endpoints() {
     let expected = "\
 chain cluster/ns/web/tcp/80
-  ip daddr 10.232.0.5 tcp dport 80 ip saddr != 10.231.0.0/16 meta mark set meta mark or 0x00004000
   meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.231.1.2 . 8080, 1 : 10.231.2.2 . 8080 }
 service-ips { 10.232.0.5 . tcp . 80 : goto cluster/ns/web/tcp/80 }
 cluster-ips { 10.232.0.5 }
@@ -94,7 +93,6 @@ fn session_affinity_gives_each_endpoint_a_chain_and_a_set() {
 set endpoint/ns/web/tcp/80/10.231.1.2.8080/10800 { type ipv4_addr; flags dynamic,timeout; timeout 10800s; }
 set endpoint/ns/web/tcp/80/10.231.2.2.8080/10800 { type ipv4_addr; flags dynamic,timeout; timeout 10800s; }
 chain cluster/ns/web/tcp/80
-  ip daddr 10.232.0.5 tcp dport 80 ip saddr != 10.231.0.0/16 meta mark set meta mark or 0x00004000
   ip saddr @endpoint/ns/web/tcp/80/10.231.1.2.8080/10800 goto endpoint/ns/web/tcp/80/10.231.1.2.8080/10800
   ip saddr @endpoint/ns/web/tcp/80/10.231.2.2.8080/10800 goto endpoint/ns/web/tcp/80/10.231.2.2.8080/10800
   numgen random mod 2 vmap { 0 : goto endpoint/ns/web/tcp/80/10.231.1.2.8080/10800, 1 : goto endpoint/ns/web/tcp/80/10.231.2.2.8080/10800 }
@@ -123,7 +121,6 @@ fn node_port(policy: &str) -> Service {
 fn a_node_port_under_cluster_policy_is_masqueraded() {
     let expected = "\
 chain cluster/ns/np/tcp/80
-  ip daddr 10.232.0.6 tcp dport 80 ip saddr != 10.231.0.0/16 meta mark set meta mark or 0x00004000
   meta l4proto tcp dnat to 10.231.2.2:8080
 chain external/ns/np/tcp/80
   meta mark set meta mark or 0x00004000
@@ -264,4 +261,129 @@ fn zone_hints_count_only_when_every_endpoint_has_them() {
     std::sync::Arc::make_mut(&mut hinted).endpoints.as_mut().unwrap()[1].hints = None;
     let rules = text(&fragment(&cluster_ip(), &[hinted], Family::V4, &node(), &settings()));
     assert!(rules.contains("mod 2"), "{rules}");
+}
+
+#[test]
+fn node_hints_win_over_zone_hints_where_there_is_one_for_us() {
+    let mut hinted = slice("web", json!({"name": "", "port": 8080}), &[HERE, THERE]);
+    let hint = |zone: &str, node: &str| {
+        serde_json::from_value(json!({"forZones": [{"name": zone}], "forNodes": [{"name": node}]})).unwrap()
+    };
+    {
+        let endpoints = std::sync::Arc::make_mut(&mut hinted).endpoints.as_mut().unwrap();
+        endpoints[0].hints = Some(hint("a", "node-1"));
+        endpoints[1].hints = Some(hint("a", "node-2"));
+    }
+    let at = |name: &str| {
+        let mut node = node();
+        node.name = name.to_owned();
+        text(&fragment(
+            &cluster_ip(),
+            &[hinted.clone()],
+            Family::V4,
+            &node,
+            &settings(),
+        ))
+    };
+    assert!(at("node-1").contains("dnat to 10.231.1.2:8080"), "{}", at("node-1"));
+    assert!(at("node-2").contains("dnat to 10.231.2.2:8080"), "{}", at("node-2"));
+    // Nothing for this node, but both for its zone.
+    assert!(at("node-3").contains("mod 2"), "{}", at("node-3"));
+}
+
+#[test]
+fn a_new_pod_is_preferred_to_a_terminating_one_with_the_same_address() {
+    let gone = ("10.231.1.2", "node-1", false, true, true);
+    let coming = ("10.231.1.2", "node-1", false, false, false);
+    for endpoints in [[gone, coming], [coming, gone]] {
+        let rules = of(&cluster_ip(), &endpoints);
+        assert!(rules.contains("no-endpoint-services"), "{rules}");
+    }
+}
+
+fn balancer(ranges: serde_json::Value) -> Service {
+    let mut balancer = service(
+        "lb",
+        json!({"type": "LoadBalancer", "clusterIP": "10.232.0.7", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999,
+            "loadBalancerSourceRanges": ranges, "ports": [{"name": "a", "port": 80, "protocol": "TCP"}, {"name": "b", "port": 81, "protocol": "TCP"}]}),
+    );
+    balancer.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}})).unwrap();
+    balancer
+}
+
+#[test]
+fn a_firewall_that_lets_the_node_in_lets_the_balancer_s_address_in() {
+    let rules = |ranges| text(&fragment(&balancer(ranges), &[], Family::V4, &node(), &settings()));
+    let allowed = rules(json!(["198.18.30.0/24"]));
+    assert!(
+        allowed.contains("ip saddr != { 192.0.2.1, 198.18.30.0/24 } drop"),
+        "{allowed}"
+    );
+    let everybody = rules(json!(["198.51.100.0/24", " 0.0.0.0/0 "]));
+    assert!(!everybody.contains("firewall"), "{everybody}");
+    // The other family's ranges say nothing about this one.
+    assert!(!rules(json!(["2001:db8::/32"])).contains("firewall"));
+}
+
+#[test]
+fn load_balancers_learn_how_many_ready_endpoints_this_node_has() {
+    let check = |endpoints: &[Ready]| {
+        let slices = [
+            slice("lb", json!({"name": "a", "port": 8080, "protocol": "TCP"}), endpoints),
+            slice("lb", json!({"name": "b", "port": 8081, "protocol": "TCP"}), endpoints),
+        ];
+        let fragment = fragment(&balancer(json!([])), &slices, Family::V4, &node(), &settings());
+        fragment.health_check.map(|check| (check.port, check.local.len()))
+    };
+    assert_eq!(check(&[HERE, THERE, UNREADY, ENDING_HERE]), Some((30999, 1)));
+    assert_eq!(check(&[THERE]), Some((30999, 0)));
+    let slices = [slice(
+        "np",
+        json!({"name": "", "port": 8080, "protocol": "TCP"}),
+        &[HERE],
+    )];
+    let none = fragment(&node_port("Local"), &slices, Family::V4, &node(), &settings());
+    assert_eq!(none.health_check, None);
+}
+
+#[test]
+fn udp_remembers_everybody_who_serves_whatever_the_policy() {
+    let service = service(
+        "u",
+        json!({"type": "NodePort", "clusterIP": "10.232.0.8", "externalIPs": ["192.0.2.9"], "internalTrafficPolicy": "Local",
+            "ports": [{"port": 53, "nodePort": 30053, "protocol": "UDP"}]}),
+    );
+    let slices = [slice(
+        "u",
+        json!({"name": "", "port": 5353, "protocol": "UDP"}),
+        &[HERE, THERE, ENDING_HERE, UNREADY],
+    )];
+    let found = fragment(&service, &slices, Family::V4, &node(), &settings()).udp;
+    let serving: Vec<String> = found.values().next().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(serving, ["10.231.1.2:5353", "10.231.1.9:5353", "10.231.2.2:5353"]);
+    let fronts: Vec<String> = found.keys().map(|front| format!("{front:?}")).collect();
+    assert_eq!(
+        fronts,
+        ["Address(10.232.0.8:53)", "Address(192.0.2.9:53)", "NodePort(30053)"]
+    );
+    assert!(found.values().all(|s| s.len() == 3));
+}
+
+#[test]
+fn the_common_part_masquerades_strangers_and_drops_addresses_of_nobody() {
+    let ranges = ["10.232.0.0/16".parse().unwrap(), "fd01::/112".parse().unwrap()];
+    let commands = steersman_proxy::base::commands(Family::V4, &node(), &settings(), &ranges);
+    let script = steersman_proxy::table::script(Family::V4, &commands);
+    for line in [
+        "services ip daddr @cluster-ips ip saddr != 10.231.0.0/16 meta mark set meta mark or 0x00004000",
+        "cluster-ips-check ip daddr @cluster-ips reject",
+        "cluster-ips-check ip daddr { 10.232.0.0/16 } drop",
+    ] {
+        assert!(script.contains(&format!("add rule ip kube-proxy {line}\n")), "{script}");
+    }
+    let refused = script.find("@cluster-ips reject").unwrap();
+    assert!(
+        refused < script.find("} drop").unwrap(),
+        "a used address is refused, an unused one is silent"
+    );
 }

@@ -89,7 +89,7 @@ fn owner(index: u8) -> Owner {
 
 fn started() -> (Table, Model) {
     let (mut table, mut model) = (Table::new(Family::V4), Model::default());
-    model.run(&table.rebuild(base::commands(Family::V4, &node(), &settings())));
+    model.run(&table.rebuild(base::commands(Family::V4, &node(), &settings(), &[])));
     (table, model)
 }
 
@@ -125,10 +125,10 @@ proptest! {
         let mut fresh = Table::new(Family::V4);
         let _ = fresh.replace(now.iter().map(|(i, s)| (owner(*i), Some(build(*i, s)))).collect());
         let mut scratch = Model::default();
-        scratch.run(&fresh.rebuild(base::commands(Family::V4, &node(), &settings())));
+        scratch.run(&fresh.rebuild(base::commands(Family::V4, &node(), &settings(), &[])));
         prop_assert_eq!(&model, &scratch);
         let mut again = model.clone();
-        again.run(&table.rebuild(base::commands(Family::V4, &node(), &settings())));
+        again.run(&table.rebuild(base::commands(Family::V4, &node(), &settings(), &[])));
         prop_assert_eq!(&again, &scratch);
     }
 }
@@ -153,7 +153,6 @@ fn one_more_endpoint_is_a_transaction_of_one_chain() {
     let text = script(Family::V4, &transaction.apply);
     let expected = "\
 flush chain ip kube-proxy cluster/ns/s0/tcp/80
-add rule ip kube-proxy cluster/ns/s0/tcp/80 ip daddr 10.232.0.1 tcp dport 80 ip saddr != 10.231.0.0/16 meta mark set meta mark or 0x00004000
 add rule ip kube-proxy cluster/ns/s0/tcp/80 meta l4proto tcp dnat ip to numgen random mod 3 map { 0 : 10.231.0.1 . 8080, 1 : 10.231.0.2 . 8080, 2 : 10.231.0.3 . 8080 }
 ";
     assert_eq!(text, expected);

@@ -16,12 +16,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const MAX_CONNECTIONS: usize = 64;
 
 /// Answers a path with code, media type and body.
 pub type Handler = dyn Fn(&str) -> (StatusCode, &'static str, String) + Send + Sync;
+
+/// Answers a path with headers of its own.
+pub type Responder = dyn Fn(&str) -> Response<String> + Send + Sync;
 
 /// Listens and serves in the background until `stop`. Returns the bound address (of use with port 0).
 ///
@@ -30,6 +34,16 @@ pub type Handler = dyn Fn(&str) -> (StatusCode, &'static str, String) + Send + S
 pub async fn start(address: SocketAddr, handler: Arc<Handler>, stop: CancellationToken) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
+    let responder = move |path: &str| {
+        let (code, media, body) = handler(path);
+        plain(code, media, body)
+    };
+    let _ = serve(listener, Arc::new(responder), stop);
+    Ok(bound)
+}
+
+/// Serves on `listener` in the background until `stop`; when the task ends, the port is free again.
+pub fn serve(listener: TcpListener, handler: Arc<Responder>, stop: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -64,21 +78,24 @@ pub async fn start(address: SocketAddr, handler: Arc<Handler>, stop: Cancellatio
                 drop(slot);
             });
         }
-    });
-    Ok(bound)
+    })
 }
 
-fn answer(request: &Request<Incoming>, handler: &Handler) -> Response<Full<Bytes>> {
-    let (code, media, body) = if matches!(*request.method(), Method::GET | Method::HEAD) {
+fn answer(request: &Request<Incoming>, handler: &Responder) -> Response<Full<Bytes>> {
+    let response = if matches!(*request.method(), Method::GET | Method::HEAD) {
         handler(request.uri().path())
     } else {
-        (
+        plain(
             StatusCode::METHOD_NOT_ALLOWED,
             "text/plain; charset=utf-8",
             "method not allowed\n".to_owned(),
         )
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.map(|body| Full::new(Bytes::from(body)))
+}
+
+fn plain(code: StatusCode, media: &'static str, body: String) -> Response<String> {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
     response
         .headers_mut()
