@@ -1,5 +1,7 @@
 //! Is a node alive, which taints should it have, what do its pods say. Pure: `now` is an argument.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use steersman_types::Time;
 use steersman_types::api::coordination::v1::Lease;
@@ -61,26 +63,43 @@ pub struct Health {
     renewed: Option<Timestamp>,
 }
 
+/// A renewal of a lease as we saw it: what it says, and when that was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Renewal {
+    pub renewed: Timestamp,
+    pub seen: Timestamp,
+}
+
+/// What a lease says about its last renewal.
+#[must_use]
+pub fn renewed(lease: &Lease) -> Option<Timestamp> {
+    lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0)
+}
+
 /// What [`judge`] found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     pub health: Health,
     /// The status to write when the node has been silent for too long and does not say so yet.
     pub silent: Option<NodeStatus>,
+    /// When it will have been silent for too long if nothing is heard; `None` when that is known already.
+    pub due: Option<Timestamp>,
 }
 
-/// Compares what a node shows now with what was known of it.
+/// Compares what a node shows now with what was known of it. `heard` is the last renewal of its lease that a watch showed:
+/// its moment counts instead of `now`, so that silence is measured from the renewal and not from our next look.
 #[must_use]
 pub fn judge(
     node: &Node,
     lease: Option<&Lease>,
+    heard: Option<Renewal>,
     known: Option<&Health>,
     now: Timestamp,
     settings: &Settings,
 ) -> Verdict {
     let ready = condition(node, "Ready");
     let heartbeat = ready.and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
-    let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref()).map(|t| t.0);
+    let renewed = lease.and_then(renewed);
     let created = node.metadata.creation_timestamp.as_ref().map(|t| t.0);
     let mut health = match known {
         Some(known) => known.clone(),
@@ -100,8 +119,14 @@ pub fn judge(
     let lease_moved = renewed.is_some_and(|at| health.renewed.is_none_or(|before| at > before));
     // Our own "Unknown" is not a sign of life.
     let ours = ready.is_some_and(|c| c.reason.as_deref() == Some("NodeStatusNeverUpdated"));
-    if (status_moved && !ours) || lease_moved {
+    if status_moved && !ours {
         health.alive_at = now;
+    } else if lease_moved {
+        // A watch may be about to tell of this renewal: then it has told of another one so far.
+        let seen = heard
+            .filter(|heard| Some(heard.renewed) == renewed)
+            .map(|heard| heard.seen);
+        health.alive_at = health.alive_at.max(seen.unwrap_or(now));
     }
     health.heartbeat = heartbeat;
     health.renewed = renewed.or(health.renewed);
@@ -111,10 +136,11 @@ pub fn judge(
         settings.node_monitor_grace
     };
     let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::from_secs(50));
-    let silent = (now.duration_since(health.alive_at) > grace)
-        .then(|| silence(node, now))
-        .flatten();
-    Verdict { health, silent }
+    let late = now.duration_since(health.alive_at) > grace;
+    let silent = late.then(|| silence(node, now)).flatten();
+    let due = health.alive_at.saturating_add(grace).ok();
+    let due = due.filter(|_| !late && ready_status(node) != Some("Unknown"));
+    Verdict { health, silent, due }
 }
 
 /// The status with the kubelet's conditions Unknown; `None` when it says so already.
@@ -207,16 +233,11 @@ pub fn taints(node: &Node, pace: Pace, now: Timestamp) -> Option<Vec<Taint>> {
     let stamp = || Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)));
     for key in schedule {
         if !after.iter().any(|t| is(t, key, "NoSchedule")) {
-            let time_added = if key == UNSCHEDULABLE || trouble == Some(key) {
-                stamp()
-            } else {
-                None
-            };
             after.push(Taint {
                 key: key.to_owned(),
                 effect: "NoSchedule".to_owned(),
                 value: None,
-                time_added,
+                time_added: stamp(),
             });
         }
     }
@@ -232,6 +253,29 @@ pub fn taints(node: &Node, pace: Pace, now: Timestamp) -> Option<Vec<Taint>> {
         });
     }
     (after != before).then_some(after)
+}
+
+/// Older labels that must say the same as the present ones, as far as they do not.
+#[must_use]
+pub fn labels(node: &Node) -> BTreeMap<String, String> {
+    let have = node.metadata.labels.as_ref();
+    let label = |key: &str| have.and_then(|labels| labels.get(key));
+    let wanted = [
+        ("kubernetes.io/os", "beta.kubernetes.io/os"),
+        ("kubernetes.io/arch", "beta.kubernetes.io/arch"),
+    ];
+    let missing = wanted.into_iter().filter_map(|(present, older)| {
+        let value = label(present)?;
+        (label(older) != Some(value)).then(|| (older.to_owned(), value.clone()))
+    });
+    missing.collect()
+}
+
+/// Since when the node has not been ready; nodes are emptied in this order.
+#[must_use]
+pub fn down_since(node: &Node) -> Option<Timestamp> {
+    let ready = condition(node, "Ready").filter(|c| c.status != "True")?;
+    ready.last_transition_time.as_ref().map(|time| time.0)
 }
 
 /// Whether pods are being moved away by one of ours.

@@ -37,6 +37,7 @@ fn a_node_is_silent_fifty_seconds_after_we_last_saw_it_renew() {
         let verdict = judge(
             &node,
             Some(&lease(second - 3600)),
+            None,
             health.as_ref(),
             at(second),
             &settings,
@@ -46,11 +47,11 @@ fn a_node_is_silent_fifty_seconds_after_we_last_saw_it_renew() {
     }
     let stuck = lease(95 - 3600);
     assert!(
-        judge(&node, Some(&stuck), health.as_ref(), at(145), &settings)
+        judge(&node, Some(&stuck), None, health.as_ref(), at(145), &settings)
             .silent
             .is_none()
     );
-    let verdict = judge(&node, Some(&stuck), health.as_ref(), at(146), &settings);
+    let verdict = judge(&node, Some(&stuck), None, health.as_ref(), at(146), &settings);
     let status = verdict.silent.unwrap();
     let ready = status
         .conditions
@@ -69,12 +70,73 @@ fn a_node_is_silent_fifty_seconds_after_we_last_saw_it_renew() {
 #[test]
 fn a_node_that_never_spoke_has_a_minute_from_its_creation() {
     let settings = Settings::default();
-    assert!(judge(&node(None, 0), None, None, at(60), &settings).silent.is_none());
-    let status = judge(&node(None, 0), None, None, at(61), &settings).silent.unwrap();
+    assert!(
+        judge(&node(None, 0), None, None, None, at(60), &settings)
+            .silent
+            .is_none()
+    );
+    let status = judge(&node(None, 0), None, None, None, at(61), &settings)
+        .silent
+        .unwrap();
     assert_eq!(
         status.conditions.unwrap()[0].reason.as_deref(),
         Some("NodeStatusNeverUpdated")
     );
+}
+
+#[test]
+fn silence_counts_from_the_moment_in_which_a_renewal_was_heard_not_from_the_look_after_it() {
+    let settings = Settings::default();
+    let node = node(Some("True"), 0);
+    let first = judge(&node, Some(&lease(0)), None, None, at(0), &settings);
+    assert_eq!(first.due, Some(at(50)));
+    let heard = Renewal {
+        renewed: at(10),
+        seen: at(11),
+    };
+    let second = judge(
+        &node,
+        Some(&lease(10)),
+        Some(heard),
+        Some(&first.health),
+        at(15),
+        &settings,
+    );
+    assert_eq!(second.due, Some(at(61)));
+    // The cache is ahead of what the watch has told: the older renewal says nothing about this one.
+    let ahead = judge(
+        &node,
+        Some(&lease(20)),
+        Some(heard),
+        Some(&second.health),
+        at(22),
+        &settings,
+    );
+    assert_eq!(ahead.due, Some(at(72)));
+    let silent = judge(
+        &node,
+        Some(&lease(20)),
+        Some(heard),
+        Some(&ahead.health),
+        at(73),
+        &settings,
+    );
+    assert!(silent.silent.is_some() && silent.due.is_none());
+}
+
+#[test]
+fn the_older_labels_say_what_the_present_ones_say() {
+    let mut node = node(Some("True"), 0);
+    assert!(decide::labels(&node).is_empty());
+    let labels = node.metadata.labels.get_or_insert_default();
+    labels.insert("kubernetes.io/os".into(), "linux".into());
+    labels.insert("beta.kubernetes.io/os".into(), "plan9".into());
+    labels.insert("kubernetes.io/arch".into(), "arm64".into());
+    let wanted = decide::labels(&node);
+    let expected = [("beta.kubernetes.io/arch", "arm64"), ("beta.kubernetes.io/os", "linux")];
+    assert!(wanted.iter().map(|(k, v)| (k.as_str(), v.as_str())).eq(expected));
+    node.metadata.labels.as_mut().unwrap().extend(wanted);
+    assert!(decide::labels(&node).is_empty());
 }
 
 #[test]

@@ -21,6 +21,7 @@ const REGIONS: [&str; 2] = [
 ];
 /// As many silent nodes are never a disrupted zone.
 const FEW: usize = 2;
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What can be said about a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,16 +90,43 @@ pub struct Zones {
     zones: BTreeMap<String, Limit>,
 }
 
-#[derive(Clone, Debug)]
+/// One node at once, then one per `1 / rate` seconds. After a change of the rate while waiting, or from nothing, the wait
+/// starts anew: upstream's limiters are exchanged like that.
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Limit {
     rate: f64,
-    /// When the next node may be tainted; at once at first.
+    /// When the next node may be tainted; `None`: now, or with a rate of zero never.
     next: Option<Instant>,
+}
+
+impl Limit {
+    fn allows(&self, now: Instant) -> bool {
+        self.rate > 0.0 && self.next.is_none_or(|next| now >= next)
+    }
+
+    fn wait(&mut self, now: Instant) {
+        // A rate next to nothing is as good as never.
+        let seconds = Duration::try_from_secs_f64(1.0 / self.rate).unwrap_or(NEVER).min(NEVER);
+        self.next = (self.rate > 0.0).then(|| now + seconds);
+    }
+
+    fn set(&mut self, rate: f64, now: Instant) {
+        #[allow(clippy::float_cmp)] // settings, not results
+        if rate == self.rate {
+            return;
+        }
+        let had = self.allows(now);
+        self.rate = rate;
+        self.next = None;
+        if !had {
+            self.wait(now);
+        }
+    }
 }
 
 impl Zones {
     /// Takes the present state of all nodes into account.
-    pub fn look<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Node>, settings: &Eviction) -> Change {
+    pub fn look<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Node>, settings: &Eviction, now: Instant) -> Change {
         let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         for node in nodes {
             let excluded = node.metadata.labels.as_ref().is_some_and(|l| l.contains_key(EXCLUDED));
@@ -119,8 +147,12 @@ impl Zones {
             } else {
                 rate(state(count), count.0 + count.1, settings)
             };
-            let limit = self.zones.entry(zone).or_insert(Limit { rate, next: None });
-            limit.rate = rate;
+            // A new zone begins as a healthy one.
+            let healthy = Limit {
+                rate: settings.rate,
+                next: None,
+            };
+            self.zones.entry(zone).or_insert(healthy).set(rate, now);
         }
         match (std::mem::replace(&mut self.all_lost, lost), lost) {
             (false, true) => Change::AllLost,
@@ -138,76 +170,23 @@ impl Zones {
     /// Whether a node of the zone may be tainted now.
     #[must_use]
     pub fn may_evict(&self, zone: &str, now: Instant) -> bool {
-        self.zones
-            .get(zone)
-            .is_some_and(|limit| limit.rate > 0.0 && limit.next.is_none_or(|next| now >= next))
+        self.zones.get(zone).is_some_and(|limit| limit.allows(now))
+    }
+
+    /// When a zone that has to wait need not wait any longer.
+    #[must_use]
+    pub fn next(&self, zone: &str) -> Option<Instant> {
+        self.zones.get(zone)?.next
     }
 
     /// A node of the zone was tainted.
     pub fn evicted(&mut self, zone: &str, now: Instant) {
-        if let Some(limit) = self.zones.get_mut(zone).filter(|limit| limit.rate > 0.0) {
-            limit.next = Some(now + Duration::from_secs_f64(1.0 / limit.rate));
+        if let Some(limit) = self.zones.get_mut(zone) {
+            limit.wait(now);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::json;
-    use steersman_types::Typed;
-
-    fn node(zone: &str, ready: bool) -> Node {
-        let status = if ready { "True" } else { "Unknown" };
-        Node::from_value(
-            &json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": zone}},
-            "status": {"conditions": [{"type": "Ready", "status": status}]}}),
-        )
-        .unwrap()
-    }
-
-    #[test]
-    fn a_small_zone_in_trouble_is_left_alone_and_a_large_one_emptied_slowly() {
-        let settings = Eviction::default();
-        assert_eq!(state(2, 2, &settings), State::Normal);
-        assert_eq!(state(2, 3, &settings), State::Partial);
-        assert_eq!(state(0, 1, &settings), State::Full);
-        assert!(rate(State::Partial, 50, &settings).abs() < f64::EPSILON);
-        assert!((rate(State::Partial, 51, &settings) - 0.01).abs() < f64::EPSILON);
-        assert!((rate(State::Full, 3, &settings) - 0.1).abs() < f64::EPSILON);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_node_per_ten_seconds_and_zone() {
-        let (mut zones, now, settings) = (Zones::default(), Instant::now(), Eviction::default());
-        let nodes = [node("a", true), node("a", false), node("b", false), node("b", true)];
-        assert_eq!(zones.look(&nodes, &settings), Change::Nothing);
-        let (a, b) = (of(&nodes[0]), of(&nodes[2]));
-        assert!(zones.may_evict(&a, now));
-        zones.evicted(&a, now);
-        assert!(!zones.may_evict(&a, now + Duration::from_millis(9_900)));
-        assert!(zones.may_evict(&b, now) && zones.may_evict(&a, now + Duration::from_secs(10)));
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_moved_while_no_node_is_ready(rounds in proptest::collection::vec(
-            proptest::collection::vec((0usize..3, any::<bool>()), 0..8), 1..6)) {
-            let (mut zones, now, settings) = (Zones::default(), Instant::now(), Eviction::default());
-            let mut lost = false;
-            for round in rounds {
-                let nodes: Vec<Node> = round.iter().map(|(zone, ready)| node(["a", "b", "c"][*zone], *ready)).collect();
-                let change = zones.look(&nodes, &settings);
-                let none = !round.is_empty() && round.iter().all(|(_, ready)| !ready);
-                prop_assert_eq!(change, match (lost, none) {
-                    (false, true) => Change::AllLost, (true, false) => Change::Back, _ => Change::Nothing,
-                });
-                lost = none;
-                for zone in nodes.iter().map(of) {
-                    prop_assert!(!(none && zones.may_evict(&zone, now)));
-                }
-            }
-        }
-    }
-}
+#[path = "zones_tests.rs"]
+mod tests;
