@@ -10,6 +10,7 @@
 mod error;
 mod options;
 mod path;
+mod reach;
 mod transport;
 
 use std::path::Path;
@@ -28,6 +29,7 @@ use steersman_types::Typed;
 pub use error::{ApiError, ConfigError};
 pub use options::{DeleteOptions, ListOptions, Patch, Propagation};
 pub use path::{Resource, query};
+use reach::Reach;
 pub use transport::{BodyStream, BoxFuture, KubeTransport, Transport, TransportError};
 
 /// Longest answer that is read into memory: lists of big clusters are large, but not without end.
@@ -55,6 +57,8 @@ struct Inner {
     tokens: Option<Arc<dyn TokenSource>>,
     /// Same server and CA without an own identity; absent with a transport that a test made.
     anonymous: Option<Arc<dyn Transport>>,
+    /// Shared by all clients of the same server.
+    reach: Arc<Reach>,
 }
 
 /// The metadata of a list with its decoded items.
@@ -95,6 +99,7 @@ impl Client {
                 timeout: Duration::from_secs(60),
                 tokens: None,
                 anonymous: Some(Arc::new(anonymous)),
+                reach: Arc::default(),
             }),
         })
     }
@@ -108,6 +113,7 @@ impl Client {
                 timeout: Duration::from_secs(60),
                 tokens: None,
                 anonymous: None,
+                reach: Arc::default(),
             }),
         }
     }
@@ -120,6 +126,7 @@ impl Client {
             timeout: old.timeout,
             tokens: old.tokens.clone(),
             anonymous: old.anonymous.clone(),
+            reach: old.reach.clone(),
         };
         change(&mut inner);
         Self { inner: Arc::new(inner) }
@@ -147,6 +154,12 @@ impl Client {
             inner.user_agent = agent(user_agent);
             inner.tokens = Some(tokens);
         })
+    }
+
+    /// Waits until the server answers somebody again after it could not be reached; for ever if it can be. Who waits to
+    /// try again need not wait longer.
+    pub async fn reached(&self) {
+        self.inner.reach.again().await;
     }
 
     /// # Errors
@@ -294,7 +307,7 @@ impl Client {
         };
         tokio::time::timeout(self.inner.timeout, attempts)
             .await
-            .unwrap_or(Err(ApiError::Timeout))
+            .unwrap_or_else(|_| Err(self.late()))
     }
 
     /// Opens a stream (watch, log): the answer's head has been checked, the body is read by the caller. No deadline
@@ -304,12 +317,17 @@ impl Client {
         let opening = self.send(Method::GET, path, None, Bytes::new(), accept);
         let response = tokio::time::timeout(self.inner.timeout, opening)
             .await
-            .unwrap_or(Err(ApiError::Timeout))?;
+            .unwrap_or_else(|_| Err(self.late()))?;
         if response.status().is_success() {
             Ok(response.into_body())
         } else {
             Err(refusal(response).await)
         }
+    }
+
+    fn late(&self) -> ApiError {
+        self.inner.reach.saw(false);
+        ApiError::Timeout
     }
 
     async fn send(
@@ -336,7 +354,9 @@ impl Client {
             request = request.header(AUTHORIZATION, value);
         }
         let request = request.body(body).map_err(|e| ApiError::Transport(e.into()))?;
-        self.inner.transport.send(request).await.map_err(ApiError::Transport)
+        let outcome = self.inner.transport.send(request).await;
+        self.inner.reach.saw(outcome.is_ok());
+        outcome.map_err(ApiError::Transport)
     }
 }
 

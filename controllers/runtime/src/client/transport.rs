@@ -2,16 +2,24 @@
 //!
 //! [`Transport`] is the seam: production uses kube's client (HTTP/1.1, TLS by rustls with aws-lc-rs), tests use a
 //! server in the same process. URIs are paths; the transport adds scheme, host and credentials.
+//!
+//! What stays true: a peer that vanished without a word (a cut cable, a machine without power) is found out within
+//! [`DEAD`], also by a watch that only listens; a new connection then is tried at once.
 
 use std::path::Path;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use kube::client::Body;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use tower::ServiceBuilder;
+use tower::util::BoxCloneSyncService;
 
 use super::error::ConfigError;
 
@@ -19,6 +27,14 @@ pub type TransportError = Box<dyn std::error::Error + Send + Sync>;
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// An answer's body in pieces as they arrive.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>>;
+
+/// Until a connection must stand, TLS included.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A connection is asked whether it is alive when nothing has come for so long, and again after each [`PROBE`].
+const QUIET: Duration = Duration::from_secs(15);
+const PROBE: Duration = Duration::from_secs(5);
+/// A peer that acknowledges nothing for so long is gone. Upstream's clients notice after 45 s, by HTTP/2 pings.
+const DEAD: Duration = Duration::from_secs(30);
 
 /// Carries one request. Must not follow redirects, retry or interpret the answer.
 pub trait Transport: Send + Sync + 'static {
@@ -51,7 +67,7 @@ impl KubeTransport {
         config.default_retry = false;
         let server = config.cluster_url.to_string();
         let make = |config: kube::Config| {
-            kube::Client::try_from(config)
+            connect(config)
                 .map(|client| Self { client })
                 .map_err(|e| ConfigError::Client {
                     server: server.clone(),
@@ -62,6 +78,31 @@ impl KubeTransport {
         anonymous.auth_info = AuthInfo::default();
         Ok((make(config)?, make(anonymous)?))
     }
+}
+
+/// kube's client over connections that notice when their peer is gone.
+fn connect(config: kube::Config) -> Result<kube::Client, kube::Error> {
+    if config.proxy_url.is_some() {
+        // What can be done about proxies, and what there is to say, is kube's business.
+        return kube::Client::try_from(config);
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(QUIET));
+    tcp.set_keepalive_interval(Some(PROBE));
+    tcp.set_keepalive_retries(Some(3));
+    tcp.set_tcp_user_timeout(Some(DEAD));
+    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let connector = BoxCloneSyncService::new(ServiceBuilder::new().timeout(CONNECT).service(tls));
+    let wire = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(tower::BoxError::from)
+        .service(wire);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
 }
 
 fn sources(error: &dyn std::error::Error) -> String {

@@ -213,6 +213,7 @@ mod tests {
             kind: EventType::Normal,
             reason: "Testing".into(),
             message: message.into(),
+            annotations: std::collections::BTreeMap::new(),
             at: Timestamp::from_second(at).unwrap_or_default(),
         }
     }

@@ -7,6 +7,7 @@
 
 mod correlate;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ pub(crate) struct Record {
     kind: EventType,
     reason: String,
     message: String,
+    annotations: BTreeMap<String, String>,
     at: Timestamp,
 }
 
@@ -99,6 +101,18 @@ impl Recorder {
 
     /// Records that something happened now.
     pub fn event(&self, object: &ObjectReference, kind: EventType, reason: &str, message: &str) {
+        self.annotated(object, kind, reason, message, BTreeMap::new());
+    }
+
+    /// [`Recorder::event`] with annotations on the event.
+    pub fn annotated(
+        &self,
+        object: &ObjectReference,
+        kind: EventType,
+        reason: &str,
+        message: &str,
+        annotations: BTreeMap<String, String>,
+    ) {
         debug!(object = ?object.name, kind = kind.as_str(), reason, message, component = %self.component, "Event occurred");
         let record = Record {
             object: object.clone(),
@@ -106,6 +120,7 @@ impl Recorder {
             reason: reason.to_owned(),
             // The server refuses longer ones.
             message: message.chars().take(1024).collect(),
+            annotations,
             at: Timestamp::now(),
         };
         if self.queue.try_send(Message::Record(Box::new(record))).is_err() {
@@ -207,6 +222,7 @@ fn event(source: &EventSource, record: &Record, write: &correlate::Write, namesp
         ..Event::default()
     };
     event.metadata.namespace = Some(namespace.to_owned());
+    event.metadata.annotations = Some(record.annotations.clone()).filter(|a| !a.is_empty());
     let name = record.object.name.clone().unwrap_or_default();
     event.metadata.name = Some(format!("{name}.{:x}", record.at.as_nanosecond()));
     event

@@ -6,8 +6,9 @@
 //! 3. a watch that ends is resumed at the last revision; one that is refused as expired, or as from the future, starts
 //!    over at 1.
 //!
-//! Failures back off from 0.2 s to 30 s with jitter and never end the loop. A watch without a byte for three minutes is
-//! taken for dead and resumed: servers send bookmarks more often than that.
+//! Failures back off from 0.2 s to 30 s with jitter and never end the loop; a server that answers somebody else again cuts
+//! the wait short. A watch without a byte for three minutes is taken for dead and resumed: servers send bookmarks more
+//! often than that.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ const MAX_LINE: usize = 32 << 20;
 const IDLE: Duration = Duration::from_secs(180);
 /// A watch that lasts shorter than this counts as a failure for the back-off.
 const SHORT: Duration = Duration::from_secs(1);
+/// Between two tries at least, however often the server seems to be back.
+const LEAST: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 struct Line<'a> {
@@ -84,8 +87,20 @@ impl<T: Object> Reflector<T> {
                         from.clear();
                     }
                     warn!(resource = %self.resource.plural, %error, "Failed to list");
-                    tokio::time::sleep(backoff.next(rand::random())).await;
+                    self.pause(&mut backoff).await;
                 }
+            }
+        }
+    }
+
+    async fn pause(&self, backoff: &mut Backoff) {
+        let wait = backoff.next(rand::random());
+        let begun = Instant::now();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.client.reached() => {
+                backoff.reset();
+                tokio::time::sleep(LEAST.min(wait).saturating_sub(begun.elapsed())).await;
             }
         }
     }
@@ -126,13 +141,13 @@ impl<T: Object> Reflector<T> {
                 Err(ApiError::Decode(error)) => {
                     // An event that cannot be read has been missed: only a list can tell what it said.
                     warn!(resource = %self.resource.plural, error, "watch event unreadable, listing again");
-                    tokio::time::sleep(backoff.next(rand::random())).await;
+                    self.pause(backoff).await;
                     return String::new();
                 }
                 // The server is behind what was seen: its data was restored from a backup. What is there counts.
                 Err(error) if error.is_too_large_resource_version() => {
                     warn!(resource = %self.resource.plural, %error, "the server's revision is behind, listing again");
-                    tokio::time::sleep(backoff.next(rand::random())).await;
+                    self.pause(backoff).await;
                     return String::new();
                 }
                 Err(error) => {
@@ -142,7 +157,7 @@ impl<T: Object> Reflector<T> {
                     debug!(resource = %self.resource.plural, %error, "watch failed");
                 }
             }
-            tokio::time::sleep(backoff.next(rand::random())).await;
+            self.pause(backoff).await;
         }
     }
 
