@@ -10,28 +10,31 @@ use steersman_types::jiff::Timestamp;
 use steersman_types::meta::{MicroTime, OwnerReference};
 
 const NAMESPACE: &str = "kube-node-lease";
-/// A renewal that fails is tried again so soon, so often, before the next period.
+/// A renewal that fails is tried again so soon, then after twice as long, up to [`RETRY_MAX`] (upstream: 7 s). While the
+/// API server cannot be reached this is also what finds out that it can be again.
 const RETRY: Duration = Duration::from_millis(200);
-const TRIES: u32 = 5;
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Renews the lease forever.
 pub async fn run(client: Client, node: String, duration_seconds: i32) {
     let period = Duration::from_secs(u64::try_from(duration_seconds).unwrap_or(40)) / 4;
+    // A request that hangs must not cost the lease.
+    let client = client.with_timeout(period);
     let mut held: Option<Lease> = None;
+    let mut pause = RETRY;
     loop {
-        for _ in 0..TRIES {
-            match renew(&client, &node, duration_seconds, held.take()).await {
-                Ok(lease) => {
-                    held = Some(lease);
-                    break;
-                }
-                Err(e) => {
-                    tracing::warn!(error = %e, "Failed to update lease");
-                    tokio::time::sleep(RETRY).await;
-                }
+        match renew(&client, &node, duration_seconds, held.take()).await {
+            Ok(lease) => {
+                held = Some(lease);
+                pause = RETRY;
+                tokio::time::sleep(period).await;
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "Failed to update lease");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
             }
         }
-        tokio::time::sleep(period).await;
     }
 }
 
