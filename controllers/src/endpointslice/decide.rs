@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use steersman_runtime::events::{EventType, reference};
 use steersman_types::ObjectMeta;
 use steersman_types::api::core::v1::{Node, ObjectReference, Pod, Service};
 use steersman_types::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 
+use super::hints::{self, Shares};
 use super::port;
 use crate::act::Action;
 use crate::{owners, pods};
@@ -30,7 +32,14 @@ pub struct Observed {
     /// Its slices, without those being deleted.
     pub slices: Vec<Arc<EndpointSlice>>,
     pub trigger: Option<Timestamp>,
+    /// The zones' sizes, for Services that want their endpoints spread by them.
+    pub shares: Option<Arc<Shares>>,
+    /// What was last said about that, by family.
+    pub told: Told,
 }
+
+/// What was last said about hints in proportion to zones, by family.
+pub type Told = BTreeMap<&'static str, String>;
 
 /// Creations, updates, then deletions.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +47,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// Pods left out because their node is not known.
     pub skipped: Vec<String>,
+    /// For the next run's [`Observed::told`].
+    pub told: Told,
 }
 
 /// Identifies an endpoint: the pod, or its addresses when there is none.
@@ -58,6 +69,7 @@ pub fn decide(seen: &Observed) -> Plan {
     let mut plan = Plan::default();
     let families = families(&seen.service);
     let (mut creates, mut updates, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut notes = Vec::new();
     for slice in seen
         .slices
         .iter()
@@ -73,16 +85,39 @@ pub fn decide(seen: &Observed) -> Plan {
             .filter(|s| s.address_type == family)
             .collect();
         let wanted = desired(seen, family, &mut plan.skipped);
-        let changes = place(seen, family, slices, wanted);
+        let mut changes = place(seen, family, slices, wanted);
+        let said = hints::apply(hints::mode(&seen.service), seen.shares.as_deref(), &mut changes.slices);
+        notes.extend(note(seen, family, said.as_deref()));
+        plan.told.extend(said.map(|said| (family, said)));
+        changes.reuse(seen);
+        changes.stamp(seen.trigger);
+        let Changes {
+            slices: changes,
+            delete,
+        } = changes;
         creates.extend(changes.create.iter().map(Action::create));
         updates.extend(changes.update.iter().map(Action::update));
-        deletes.extend(changes.delete.iter().map(Action::delete));
+        deletes.extend(delete.iter().map(Action::delete));
     }
     plan.skipped.sort();
     plan.skipped.dedup();
     // New places before old ones go, so that no endpoint is missing in between.
-    plan.actions = creates.into_iter().chain(updates).chain(deletes).collect();
+    plan.actions = creates.into_iter().chain(updates).chain(deletes).chain(notes).collect();
     plan
+}
+
+/// The event for what there is to say about hints, unless it was said before.
+fn note(seen: &Observed, family: &str, said: Option<&str>) -> Option<Action> {
+    let before = seen.told.get(family).map(String::as_str);
+    let (kind, reason, text) = match said {
+        _ if said == before => return None,
+        Some(hints::ENABLED) => (EventType::Normal, "TopologyAwareHintsEnabled", hints::ENABLED),
+        Some(why) => (EventType::Warning, "TopologyAwareHintsDisabled", why),
+        None if before == Some(hints::ENABLED) => (EventType::Warning, "TopologyAwareHintsDisabled", hints::DISABLED),
+        None => return None,
+    };
+    let message = format!("{text}, addressType: {family}");
+    Some(Action::event(reference(seen.service.as_ref()), kind, reason, message))
 }
 
 /// `IPv4`, `IPv6`, or both.
@@ -233,9 +268,39 @@ fn identity(endpoint: &Endpoint) -> Identity {
 
 #[derive(Default)]
 struct Changes {
-    create: Vec<EndpointSlice>,
-    update: Vec<EndpointSlice>,
+    slices: hints::Slices,
     delete: Vec<EndpointSlice>,
+}
+
+impl Changes {
+    /// A new slice takes the place of one that would go: one write instead of two, and no moment without either.
+    fn reuse(&mut self, seen: &Observed) {
+        let ours = |slice: &EndpointSlice| {
+            owners::controller_of(&slice.metadata).map(|o| &o.uid) == seen.service.metadata.uid.as_ref()
+        };
+        while let Some(at) = self.delete.iter().position(ours) {
+            let Some(new) = self.slices.create.pop() else { break };
+            let old = self.delete.remove(at);
+            self.slices.update.push(EndpointSlice {
+                metadata: ObjectMeta {
+                    labels: new.metadata.labels,
+                    ..old.metadata
+                },
+                ..new
+            });
+        }
+    }
+
+    /// Says of every slice that is written what it is written for.
+    fn stamp(&mut self, trigger: Option<Timestamp>) {
+        for slice in self.slices.create.iter_mut().chain(&mut self.slices.update) {
+            let annotations = slice.metadata.annotations.get_or_insert_default();
+            match trigger {
+                Some(at) => annotations.insert(TRIGGER.to_owned(), at.to_string()),
+                None => annotations.remove(TRIGGER),
+            };
+        }
+    }
 }
 
 fn place(seen: &Observed, family: &str, slices: Vec<&EndpointSlice>, wanted: BTreeMap<PortKey, Group>) -> Changes {
@@ -266,15 +331,8 @@ fn place(seen: &Observed, family: &str, slices: Vec<&EndpointSlice>, wanted: BTr
         );
     }
     changes.delete.extend(present.into_values().flatten().cloned());
-    if changes.delete.len() == slices.len() && changes.create.is_empty() {
+    if changes.delete.len() == slices.len() && changes.slices.create.is_empty() {
         keep_one(seen, family, &mut changes);
-    }
-    for slice in changes.create.iter_mut().chain(&mut changes.update) {
-        let annotations = slice.metadata.annotations.get_or_insert_default();
-        match seen.trigger {
-            Some(at) => annotations.insert(TRIGGER.to_owned(), at.to_string()),
-            None => annotations.remove(TRIGGER),
-        };
     }
     changes
 }
@@ -291,7 +349,7 @@ fn keep_one(seen: &Observed, family: &str, changes: &mut Changes) {
     if let Some(position) = changes.delete.iter().position(same) {
         changes.delete.remove(position);
     } else {
-        changes.create.push(placeholder);
+        changes.slices.create.push(placeholder);
     }
 }
 
@@ -347,10 +405,11 @@ fn place_group(seen: &Observed, family: &str, present: Vec<&EndpointSlice>, mut 
         if slice.metadata.name.is_some() {
             changed.push(slice)
         } else {
-            changes.create.push(slice)
+            changes.slices.create.push(slice)
         }
     }
-    changes.update.extend(changed);
+    changes.slices.update.extend(changed);
+    changes.slices.unchanged.extend(unchanged);
 }
 
 fn without_hints(endpoint: &Endpoint) -> Endpoint {

@@ -3,10 +3,13 @@
 //! Owns: slices labelled as managed by it. Watches: services, pods, nodes, endpointslices. Writes: endpointslices,
 //! events. [`decide`] is pure. Services without a selector and of type ExternalName are left alone.
 //!
+//! [`hints`] says which zones and nodes an endpoint is meant for.
+//!
 //! What stays true: at most 100 endpoints per slice; an endpoint stays in the slice where it is; no more slices are
 //! written than have to change; a Service with a selector always has at least one slice per address family.
 
 pub mod decide;
+pub mod hints;
 pub mod port;
 #[cfg(test)]
 mod tests;
@@ -27,7 +30,8 @@ use crate::act::{Action, Executor};
 use crate::context::Context;
 use crate::own::OwnWrites;
 use crate::{labels, pods};
-use decide::{MANAGER, Observed, SERVICE_NAME, decide};
+use decide::{MANAGER, Observed, SERVICE_NAME, Told, decide};
+use hints::Mode;
 
 const WORKERS: usize = 5;
 
@@ -39,6 +43,8 @@ struct Slices {
     executor: Executor,
     own: OwnWrites<Key>,
     times: Mutex<HashMap<Key, Times>>,
+    /// What was last said about hints; only of Services that want them by the size of zones.
+    told: Mutex<HashMap<Key, Told>>,
 }
 
 /// What a Service's last run knew about times, to tell what has changed since.
@@ -114,6 +120,7 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
             executor,
             own,
             times: Mutex::default(),
+            told: Mutex::default(),
         });
         this.services.synced().await;
         this.pods.synced().await;
@@ -144,6 +151,15 @@ impl Slices {
         let (adding, pods, services) = (queue.clone(), self.pods.clone(), self.services.clone());
         let on_node = pods.add_index(|pod: &Pod| vec![pods::node(pod).to_owned()]);
         self.nodes.on_event(move |event| {
+            let resized = match event {
+                Event::Updated { old, new } => hints::matters(old, new),
+                _ => true,
+            };
+            if resized {
+                let spread = services.list().into_iter();
+                let spread = spread.filter(|s| hints::mode(s) == Mode::Proportional && selector(s).is_some());
+                spread.for_each(|service| adding.add(Key::of(service.as_ref())));
+            }
             if event.old().map(|old| decide::zone(old)) == Some(decide::zone(event.object()))
                 && matches!(event, Event::Updated { .. })
             {
@@ -173,12 +189,18 @@ impl Slices {
         let mut slices = self.slices.list_in(&key.namespace);
         slices.retain(|slice| service_of(slice).as_ref() == Some(key) && slice.metadata.deletion_timestamp.is_none());
         let trigger = self.trigger(key, &service, &pods);
+        let shares = (hints::mode(&service) == Mode::Proportional)
+            .then(|| hints::shares(&self.nodes.list()).map(Arc::new))
+            .flatten();
+        let told = self.told.lock().get(key).cloned().unwrap_or_default();
         Some(Observed {
             service,
             pods,
             nodes,
             slices,
             trigger,
+            shares,
+            told,
         })
     }
 
@@ -223,6 +245,7 @@ async fn reconcile(this: Arc<Slices>, key: Key) -> Result<Option<Duration>, Stri
     this.own.seen(&key).await?;
     let Some(seen) = this.observe(&key) else {
         this.times.lock().remove(&key);
+        this.told.lock().remove(&key);
         return Ok(None);
     };
     let plan = decide(&seen);
@@ -243,6 +266,11 @@ async fn reconcile(this: Arc<Slices>, key: Key) -> Result<Option<Duration>, Stri
             return Err(message);
         }
         Ok(()) => {}
+    }
+    if plan.told.is_empty() {
+        this.told.lock().remove(&key);
+    } else {
+        this.told.lock().insert(key.clone(), plan.told);
     }
     match plan.skipped.first() {
         // The node may be known in a moment.
