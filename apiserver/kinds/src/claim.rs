@@ -3,7 +3,7 @@
 use crate::internal::pretty;
 use crate::resources::{self, quantity};
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, child, equal, invalid, put_back, remove, same, set_default, set_if_empty, strings};
+use crate::view::{View, child, equal_as, invalid, put_back, remove, same, set_default, set_if_empty, strings};
 use crate::{Column, Context, Kind, Status, Table, diff, meta, nothing, selector};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -244,7 +244,7 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
             crate::view::set(requests, "storage", size);
         }
     }
-    if !equal(&after, &before) {
+    if !equal_as("core.v1.PersistentVolumeClaimSpec", &after, &before) {
         let diff = diff::unified(
             &pretty("PersistentVolumeClaimSpec", &before),
             &pretty("PersistentVolumeClaimSpec", &after),

@@ -3,7 +3,7 @@
 use crate::internal;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, child, equal, put_back, same, set, set_default, set_if_empty};
+use crate::view::{View, child, equal_as, put_back, same, set, set_default, set_if_empty};
 use crate::workload::{self, amount, int_or_percent, non_negatives, up_to_all};
 use crate::{Column, Context, Kind, Status, Table, meta, nothing, selector};
 use jiff::Timestamp;
@@ -100,7 +100,8 @@ fn prepare_create(daemons: &mut Value, context: &Context) {
 fn prepare_update(new: &mut Value, old: &Value, context: &Context) {
     put_back(new, old, "status");
     workload::prepare_template(new, context);
-    let changed = !equal(new.at("/spec/template"), old.at("/spec/template"));
+    let (after, before) = (new.at("/spec/template"), old.at("/spec/template"));
+    let changed = !equal_as("core.v1.PodTemplateSpec", after, before);
     set_generation(new, generation(old) + i64::from(changed));
 }
 
@@ -155,7 +156,7 @@ fn rolling_update(rolling: &Value, path: &Path) -> FieldErrors {
     match (amount(unavailable) != 0, amount(surge) != 0) {
         (true, true) => {
             let why = "may not be set when maxUnavailable is non-zero";
-            errors.push(FieldError::invalid(&at_surge, surge, why));
+            errors.push(FieldError::invalid(&at_surge, workload::shown_amount(surge), why));
         }
         (false, false) => {
             errors.push(FieldError::required(&at_unavailable, "cannot be 0 when maxSurge is 0"));

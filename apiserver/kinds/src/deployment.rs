@@ -161,7 +161,7 @@ fn rolling_update(rolling: &Value, path: &Path) -> FieldErrors {
     if amount(unavailable) == 0 && amount(surge) == 0 {
         errors.push(FieldError::invalid(
             &place,
-            unavailable,
+            workload::shown_amount(unavailable),
             "may not be 0 when `maxSurge` is 0",
         ));
     }
@@ -305,6 +305,25 @@ mod tests {
                 "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
                 "spec.progressDeadlineSeconds: Invalid value: 5: must be greater than minReadySeconds"
             ]
+        );
+    }
+
+    #[test]
+    fn values_are_shown_as_they_were_sent() {
+        let mut spec = good();
+        spec["template"]["metadata"]["labels"] = json!({});
+        assert_eq!(
+            texts(spec),
+            ["spec.template.metadata.labels: Invalid value: {}: `selector` does not match template `labels`"]
+        );
+        let mut spec = good();
+        spec["strategy"] = json!({"rollingUpdate": {"maxUnavailable": "\u{200b}", "maxSurge": 1}});
+        let text = texts(spec).remove(0);
+        assert!(
+            text.starts_with(
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"\u{200b}\": a valid percent"
+            ),
+            "{text}"
         );
     }
 

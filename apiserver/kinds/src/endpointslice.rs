@@ -2,7 +2,7 @@
 
 use crate::endpoints::{validate_app_protocol, validate_ip};
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, each_mut, equal, remove, same, set, set_default};
+use crate::view::{View, each_mut, equal_field, remove, same, set, set_default};
 use crate::{Column, Context, Kind, Table, meta, nothing};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -68,7 +68,7 @@ fn drop_topology(slice: &mut Value) {
 
 fn prepare_update(new: &mut Value, old: &Value, _: &Context) {
     // What counts is what the client sent, even if nothing of it is kept.
-    let moved = !equal(new.at("/endpoints"), old.at("/endpoints"));
+    let moved = !equal_field(new, old, "endpoints");
     if moved {
         drop_topology(new);
     }

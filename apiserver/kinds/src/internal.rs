@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::sync::LazyLock;
 use steersman_schema::codec::escape_json;
 
-/// What an embedded `metav1.ObjectMeta` or a type that we do not describe looks like: as in v1.
+/// A field, or with an empty name a struct whose fields stand here.
 struct Field {
     go: &'static str,
     /// The name in v1; with `above` set, in the object around this one.
@@ -91,17 +91,25 @@ fn collect(fields: &[Field], object: &Map<String, Value>, around: &Map<String, V
     for field in fields {
         if field.go.is_empty() {
             match STRUCTS.get(field.inner) {
-                Some(inner) => collect(inner, object, around, out),
-                None => {
-                    let meta = object.get("metadata").and_then(Value::as_object);
-                    out.extend(meta.into_iter().flatten().map(|(k, v)| (k.clone(), plain(v))));
+                // The only one that v1 does not inline.
+                Some(inner) if field.inner == "ObjectMeta" => {
+                    if let Some(metadata) = object.get("metadata").and_then(Value::as_object) {
+                        collect(inner, metadata, object, out);
+                    }
                 }
+                Some(inner) => collect(inner, object, around, out),
+                None => {}
             }
             continue;
         }
         let source = if field.above { around } else { object };
         let found = source.get(field.json).filter(|v| !v.is_null());
-        let empty = found.is_none_or(|v| v.as_array().is_some_and(Vec::is_empty));
+        // An empty object that is no struct is a map.
+        let empty = found.is_none_or(|v| match v {
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty() && field.inner == "-",
+            _ => false,
+        });
         if empty && field.zero == OMITTED {
             continue;
         }
@@ -190,9 +198,27 @@ mod tests {
     }
 
     #[test]
+    fn metadata_is_inlined_in_its_own_order_without_what_is_empty() {
+        let template = json!({"metadata": {"annotations": {"x": "y"}, "labels": {}, "name": "n", "ownerReferences": [{"uid": "u", "name": "o", "kind": "K", "apiVersion": "v1"}]}});
+        let shown = compact("PersistentVolumeClaimTemplate", &template);
+        let start = r#"{"name":"n","annotations":{"x":"y"},"ownerReferences":[{"apiVersion":"v1","kind":"K","name":"o","uid":"u"}],"Spec":{"#;
+        assert!(shown.starts_with(start), "{shown}");
+    }
+
+    #[test]
+    fn empty_maps_of_specs_are_shown() {
+        let spec = compact(
+            "PodSpec",
+            &json!({"nodeSelector": {}, "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": {"matchLabels": {}}}]}}}),
+        );
+        assert!(spec.contains(r#""NodeSelector":{},"#), "{spec}");
+        assert!(spec.contains(r#""LabelSelector":{},"#), "{spec}");
+    }
+
+    #[test]
     fn each_struct_named_is_described() {
         for field in STRUCTS.values().flatten() {
-            let known = field.inner == "-" || field.inner == "metav1.ObjectMeta" || STRUCTS.contains_key(field.inner);
+            let known = field.inner == "-" || STRUCTS.contains_key(field.inner);
             assert!(known, "{}", field.inner);
             assert_ne!(field.json, "???", "{}", field.go);
         }

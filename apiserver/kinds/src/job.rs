@@ -3,7 +3,7 @@
 use crate::internal;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, child, each_mut, equal, put_back, remove, same, set, set_default, set_if_empty};
+use crate::view::{View, child, each_mut, equal, equal_as, put_back, remove, same, set, set_default, set_if_empty};
 use crate::workload::{self, non_negatives};
 use crate::{Column, Context, Kind, Status, Table, meta, nothing, selector};
 use jiff::Timestamp;
@@ -640,7 +640,8 @@ fn template_change(new: &Value, old: &Value, path: &Path) -> Option<FieldError> 
         false => (path, after, before, "PodTemplateSpec"),
     };
     let shown = BadValue::Raw(internal::compact(name, after));
-    (!equal(after, &before)).then(|| FieldError::invalid(&path, shown, "field is immutable"))
+    let ty = format!("core.v1.{name}");
+    (!equal_as(&ty, after, &before)).then(|| FieldError::invalid(&path, shown, "field is immutable"))
 }
 
 /// A pointer to one of upstream's internal structs.

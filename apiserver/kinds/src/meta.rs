@@ -5,7 +5,7 @@
 //! kind's validation. Clock and randomness are arguments.
 
 use crate::Kind;
-use crate::view::{View, child, equal, put_back, remove, same, set};
+use crate::view::{View, child, equal_field, put_back, remove, same, set};
 use serde_json::Value;
 use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, go_json};
 use steersman_schema::name;
@@ -142,11 +142,7 @@ pub fn bump_generation(kind: &Kind, new: &mut Value, old: &Value) {
         return;
     };
     let counts = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");
-    let changed = a
-        .iter()
-        .any(|(k, v)| counts(k) && !equal(v, b.get(k).unwrap_or(&Value::Null)))
-        || b.keys()
-            .any(|k| counts(k) && !a.contains_key(k) && !equal(&b[k], &Value::Null));
+    let changed = a.keys().chain(b.keys()).any(|k| counts(k) && !equal_field(new, old, k));
     // Upstream tells an empty list from none here.
     let exactly = kind.plural == "networkpolicies" && new.at("/spec") != old.at("/spec");
     // Deployments copy their annotations to their ReplicaSets, so there annotations count too.

@@ -212,7 +212,8 @@ pub fn pair_addresses(new: &mut Value, old: Option<&Value>) {
         now_many = was_many.clone();
         set(spec, "clusterIPs", now_many.clone());
     }
-    if was_one != one && now_many == *was_many {
+    let same_many = now_many == *was_many || (none(&now_many) && none(was_many));
+    if was_one != one && same_many {
         if !was_one.is_empty() && one.is_empty() {
             remove(spec, "clusterIPs");
         } else {
@@ -594,7 +595,7 @@ fn traffic(service: &Value, path: &Path) -> FieldErrors {
     if let Some(other) = spec.at("/trafficDistribution").as_str().filter(|t| !known.contains(t)) {
         errors.push(FieldError::not_supported(
             &path.child("trafficDistribution"),
-            other,
+            BadValue::plain(other),
             &known,
         ));
     }
@@ -830,7 +831,7 @@ fn row(service: &Value, now: &Timestamp) -> Vec<Value> {
     let ports = spec.items("/ports").iter().map(|p| {
         let (port, protocol) = (p.int("/port"), p.text("/protocol"));
         match p.int("/nodePort") {
-            0 => format!("{port}/{protocol}"),
+            ..=0 => format!("{port}/{protocol}"),
             node => format!("{port}:{node}/{protocol}"),
         }
     });

@@ -3,7 +3,7 @@
 use crate::claim;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, child, each_mut, equal, invalid, put_back, remove, set, set_default, set_if_empty};
+use crate::view::{View, child, each_mut, equal_as, invalid, put_back, remove, set, set_default, set_if_empty};
 use crate::workload::{self, amount, at_most, int_or_percent, non_negatives, up_to_all};
 use crate::{Column, Context, Kind, Scale, Status, Table, meta, nothing};
 use jiff::Timestamp;
@@ -263,7 +263,7 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
     for key in MUTABLE {
         put_back(&mut munged, old.at("/spec"), key);
     }
-    if !equal(&munged, old.at("/spec")) {
+    if !equal_as("apps.v1.StatefulSetSpec", &munged, old.at("/spec")) {
         let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
         errors.push(FieldError::forbidden(&Path::new("spec"), why));
     }

@@ -1,6 +1,8 @@
 //! Reading dynamic objects without ceremony: a missing field reads as its zero value, as in Go.
 
 use serde_json::{Map, Value};
+use steersman_schema::codec::{forget, object_type};
+use steersman_schema::facts::facts;
 use steersman_schema::field::{FieldError, FieldErrors, Path};
 use steersman_types::Typed;
 
@@ -151,6 +153,22 @@ pub fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// The same for values of a type in `k8s.io/api`, such as `core.v1.PodSpec`: an empty map is none as well.
+pub fn equal_as(ty: &str, a: &Value, b: &Value) -> bool {
+    match facts().named(&format!("io.k8s.api.{ty}")) {
+        Some(ty) => forget::equal(a, b, ty),
+        None => equal(a, b),
+    }
+}
+
+/// The same for the field `key` of two objects of a kind, which say what they are.
+pub fn equal_field(a: &Value, b: &Value, key: &str) -> bool {
+    match object_type(a) {
+        Some(ty) => forget::equal_field(a.get(key), b.get(key), ty, key),
+        None => equal(a.get(key).unwrap_or(&NULL), b.get(key).unwrap_or(&NULL)),
+    }
+}
+
 /// The same for fields that are no pointers in Go: absent, null, `""`, `0`, `false`, `{}` and `[]` are one and the same.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
@@ -184,5 +202,18 @@ mod tests {
         assert!(same(&json!({"a": {}, "b": 1}), &json!({"b": 1, "c": ""})));
         assert!(!same(&json!({"a": [0]}), &json!({"a": []})));
         assert!(!same(&json!({"a": "x"}), &json!({})));
+    }
+
+    #[test]
+    fn an_empty_map_is_none_where_the_type_says_that_it_is_a_map() {
+        let (bare, full) = (
+            json!({"volumes": [{"emptyDir": {}}]}),
+            json!({"nodeSelector": {}, "volumes": [{"emptyDir": {}}]}),
+        );
+        assert!(equal_as("core.v1.PodSpec", &bare, &full));
+        assert!(!equal_as("core.v1.PodSpec", &bare, &json!({"volumes": [{}]})));
+        let slice = |topology: Value| json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "endpoints": [topology]});
+        let (bare, full) = (slice(json!({})), slice(json!({"deprecatedTopology": {}})));
+        assert!(equal_field(&bare, &full, "endpoints"));
     }
 }

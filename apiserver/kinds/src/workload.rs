@@ -1,7 +1,7 @@
 //! What the kinds that make pods from a template share.
 
 use crate::pod::template;
-use crate::view::{View, equal, non_negative, same};
+use crate::view::{View, equal_field, non_negative, same};
 use crate::{Context, selector};
 use serde::Deserialize;
 use serde_json::Value;
@@ -137,10 +137,15 @@ pub fn int_or_percent(value: &Value, path: &Path) -> FieldErrors {
     match value {
         Value::String(text) => name::percent(text)
             .into_iter()
-            .map(|m| FieldError::invalid(path, text, m))
+            .map(|m| FieldError::invalid(path, BadValue::typed(text), m))
             .collect(),
         number => non_negative(path, number.as_i64().unwrap_or_default()),
     }
+}
+
+/// A count or percentage as messages show it: its type in Go is no plain string.
+pub fn shown_amount(value: &Value) -> BadValue {
+    value.as_str().map_or_else(|| BadValue::from(value), BadValue::typed)
 }
 
 /// The number in a count or percentage; 0 for texts that are no percentage.
@@ -157,7 +162,7 @@ pub fn amount(value: &Value) -> i64 {
 /// The fault of a percentage above a hundred.
 pub fn up_to_all(value: &Value, path: &Path) -> Option<FieldError> {
     let over = value.as_str().is_some_and(|t| name::percent(t).is_empty()) && amount(value) > 100;
-    over.then(|| FieldError::invalid(path, value, "must not be greater than 100%"))
+    over.then(|| FieldError::invalid(path, shown_amount(value), "must not be greater than 100%"))
 }
 
 /// Takes away what is behind closed gates in `spec.template`.
@@ -174,7 +179,7 @@ pub fn warnings(new: &Value, old: Option<&Value>, named: bool) -> Vec<String> {
     }
     let path = Path::new("spec").child("template");
     // On update upstream asks whether the generation rose: whether the spec changed.
-    if old.is_none_or(|o| !equal(o.at("/spec"), new.at("/spec"))) {
+    if old.is_none_or(|o| !equal_field(o, new, "spec")) {
         warnings.extend(template::warnings(new, None, "/spec/template", &path));
     }
     warnings

@@ -365,13 +365,12 @@ pub fn quote(text: &str) -> String {
     out
 }
 
-/// Close to Go's `unicode.IsPrint`: no controls, no spaces but the ASCII one, no format, private or unassigned marks
-/// that a user is likely to send.
+/// Go's `unicode.IsPrint`: no controls, no spaces but the ASCII one, no format, private or unassigned characters. The
+/// standard library escapes by the same rule, and combining marks at the start of a text besides.
 fn printable(c: char) -> bool {
-    !(c.is_control()
-        || (c.is_whitespace() && c != ' ')
-        || matches!(u32::from(c), 0xad | 0x200b..=0x200f | 0x202a..=0x202e | 0x2060..=0x206f | 0xfeff | 0xfff9..=0xfffb
-            | 0xe000..=0xf8ff | 0xf0000..))
+    c == ' '
+        || c.is_ascii_graphic()
+        || (!c.is_ascii() && ['x', c].into_iter().collect::<String>().escape_debug().nth(1) != Some('\\'))
 }
 
 /// JSON as Go's `json.Marshal` writes it: `<`, `>` and `&` escaped.
@@ -477,5 +476,11 @@ mod tests {
     #[test]
     fn quoting_follows_go() {
         assert_eq!(quote("a\"\\\u{1}é\u{200b}"), r#""a\"\\\x01é\u200b""#);
+        // A combining mark, a letter of another plane, an ideographic space, a private character, one that is not assigned.
+        assert_eq!(
+            quote("e\u{301}\u{10400}\u{3000}\u{e000}\u{378}"),
+            "\"e\u{301}\u{10400}\\u3000\\ue000\\u0378\""
+        );
+        assert_eq!(quote("\u{301}\u{e0001}\u{85}"), "\"\u{301}\\U000e0001\\u0085\"");
     }
 }

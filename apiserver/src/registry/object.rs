@@ -117,7 +117,15 @@ pub fn as_stored(resource: &Resource, value: &mut Value) {
         return;
     }
     if let Some(ty) = facts().kind_of(&resource.api_version, &resource.gvk.kind) {
-        codec::forget::empty_lists(value, ty);
+        codec::forget::empties(value, ty);
+    }
+}
+
+/// Whether the store would hold the same.
+pub fn unchanged(resource: &Resource, new: &Value, old: &Value) -> bool {
+    match facts().kind_of(&resource.api_version, &resource.gvk.kind) {
+        Some(ty) => codec::forget::equal(new, old, ty),
+        None => new == old,
     }
 }
 

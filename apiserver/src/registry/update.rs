@@ -390,7 +390,7 @@ impl Change<'_> {
                 Err(error) => Err(store_refusal(error, resource, &target.name, "update")),
             };
         }
-        if steersman_kinds::view::equal(new, live.value.as_ref()) {
+        if object::unchanged(resource, new, live.value.as_ref()) {
             // Nothing changes: no write, same resourceVersion; but only if that is still the newest.
             if !live.certain && !self.options.dry_run {
                 let newer = self.certain_look(key).await?;

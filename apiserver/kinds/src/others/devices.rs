@@ -3,7 +3,7 @@
 use super::rules::{IMMUTABLE, Rules, keep_metadata, required};
 use crate::pod::scheduling;
 use crate::pod::volumes::csi_driver;
-use crate::view::{View, equal, invalid, strings};
+use crate::view::{View, equal, equal_as, invalid, strings};
 use crate::{internal, meta, nothing, resources};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +39,7 @@ pub static CLAIM: Rules = Rules {
     validate_update: |new, old| {
         let mut errors = Vec::new();
         let (after, before) = (new.at("/spec"), old.at("/spec"));
-        if !equal(after, before) {
+        if !equal_as("resource.v1.ResourceClaimSpec", after, before) {
             let shown = BadValue::Raw(internal::compact("ResourceClaimSpec", after));
             errors.push(FieldError::invalid(&Path::new("spec"), shown, IMMUTABLE));
         }
@@ -74,7 +74,7 @@ pub static TEMPLATE: Rules = Rules {
     validate_update: |new, old| {
         let mut errors = Vec::new();
         let (after, before) = (new.at("/spec"), old.at("/spec"));
-        if !equal(after, before) {
+        if !equal_as("resource.v1.ResourceClaimTemplateSpec", after, before) {
             let shown = BadValue::Raw(internal::compact("ResourceClaimTemplateSpec", after));
             errors.push(FieldError::invalid(&Path::new("spec"), shown, IMMUTABLE));
         }
@@ -503,7 +503,7 @@ fn claim_status(new: &Value, old: &Value) -> FieldErrors {
         return errors;
     }
     if before.has("/allocation") {
-        if !equal(allocation, before.at("/allocation")) {
+        if !equal_as("resource.v1.AllocationResult", allocation, before.at("/allocation")) {
             let shown = BadValue::Raw(internal::compact("AllocationResult", allocation));
             errors.push(FieldError::invalid(&place, shown, IMMUTABLE));
         }

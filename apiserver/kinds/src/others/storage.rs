@@ -4,7 +4,7 @@ use super::rules::{IMMUTABLE, Rules, fixed, free_metadata, keep_metadata, label_
 use super::volume;
 use crate::pod::volumes::csi_driver;
 use crate::pod::warnings::deprecated_node_label;
-use crate::view::{View, equal, invalid, same, strings};
+use crate::view::{View, equal, equal_as, invalid, same, strings};
 use crate::{internal, meta, nothing, resources, selector};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -441,7 +441,9 @@ fn changed_attachment(new: &Value, old: &Value) -> FieldErrors {
     let mut errors = validate_attachment(new);
     let (after, before) = (new.at("/spec"), old.at("/spec"));
     let shown = BadValue::Raw(internal::compact("VolumeAttachmentSpec", after));
-    errors.extend(fixed(after, before, shown, &Path::new("spec")));
+    if !equal_as("storage.v1.VolumeAttachmentSpec", after, before) {
+        errors.push(FieldError::invalid(&Path::new("spec"), shown, IMMUTABLE));
+    }
     errors
 }
 

@@ -5,7 +5,7 @@ use super::volume_sources;
 use crate::pod::scheduling;
 use crate::pod::warnings::deprecated_node_label;
 use crate::resources::quantity;
-use crate::view::{View, equal, invalid, put_back, remove, set, strings};
+use crate::view::{View, equal_as, invalid, put_back, remove, set, strings};
 use crate::{Context, diff, internal, meta};
 use serde_json::{Map, Value};
 use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, go_json};
@@ -282,7 +282,7 @@ fn changed(new: &Value, old: &Value) -> FieldErrors {
     {
         remove(csi, "controllerExpandSecretRef");
     }
-    if !equal(&after, &before) {
+    if !equal_as("core.v1.PersistentVolumeSpec", &after, &before) {
         let shown = |source: &Value| internal::pretty("PersistentVolumeSource", source);
         let diff = diff::unified(&shown(&before), &shown(&after));
         let place = Path::new("spec").child("persistentvolumesource");

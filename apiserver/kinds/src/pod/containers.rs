@@ -3,7 +3,7 @@
 use super::volumes::{self, Volumes};
 use super::{Options, env, probes, security};
 use crate::resources::{self, quantity};
-use crate::view::{View, invalid, same};
+use crate::view::{View, invalid};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use steersman_schema::field::{FieldError, FieldErrors, Path};
@@ -110,25 +110,17 @@ pub fn init(around: &Surroundings<'_>, path: &Path) -> FieldErrors {
     errors
 }
 
-/// Fields that ephemeral containers may have.
-const EPHEMERAL: &[&str] = &[
-    "name",
-    "image",
-    "command",
-    "args",
-    "workingDir",
-    "envFrom",
-    "env",
-    "volumeMounts",
-    "volumeDevices",
-    "terminationMessagePath",
-    "terminationMessagePolicy",
-    "imagePullPolicy",
-    "securityContext",
-    "stdin",
-    "stdinOnce",
-    "tty",
-    "targetContainerName",
+/// Fields of containers that ephemeral ones may not have, in the order in which upstream names them.
+const NOT_EPHEMERAL: &[&str] = &[
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
 ];
 
 /// Faults of `ephemeralContainers`.
@@ -150,14 +142,14 @@ pub fn ephemeral(around: &Surroundings<'_>, path: &Path) -> FieldErrors {
         if !target.is_empty() && !others.contains(target) {
             errors.push(FieldError::not_found(&at.child("targetContainerName"), target));
         }
-        for (key, value) in container.as_object().into_iter().flatten() {
-            // Only `resources` is there without anybody having set it.
-            let set = if key == "resources" {
-                !same(value, &Value::Null)
-            } else {
-                !value.is_null()
+        for key in NOT_EPHEMERAL {
+            // Only `resources` is there without anybody having set it; an empty list or map in it counts as set.
+            let unset = match container.get(*key) {
+                Some(Value::Object(map)) => map.is_empty() && *key == "resources",
+                Some(value) => value.is_null(),
+                None => true,
             };
-            if set && !EPHEMERAL.contains(&key.as_str()) {
+            if !unset {
                 errors.push(FieldError::forbidden(&at.child(key), why));
             }
         }

@@ -3,7 +3,7 @@
 use super::amounts;
 use super::volumes::has_source;
 use crate::resources::round_up;
-use crate::view::{View, child, each_mut, remove, set, set_default, set_if_empty};
+use crate::view::{View, child, each_mut, set, set_default, set_if_empty};
 use regex::Regex;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -40,7 +40,21 @@ pub fn pod(pod: &mut Value) {
     if let Some(status) = pod.get_mut("status") {
         pair(status, "podIP", "podIPs");
         pair(status, "hostIP", "hostIPs");
+        round_amounts(status);
+        for key in [
+            "containerStatuses",
+            "initContainerStatuses",
+            "ephemeralContainerStatuses",
+        ] {
+            each_mut(status, &format!("/{key}")).for_each(round_amounts);
+        }
     }
+}
+
+/// What a status says of resources, rounded like what a spec says.
+fn round_amounts(status: &mut Value) {
+    round_up(status.get_mut("allocatedResources"));
+    round_requirements(status);
 }
 
 /// `podIP` and the first of `podIPs` say the same; the older kubelet sends only the first form.
@@ -73,9 +87,6 @@ fn requests_from_limits(container: &mut Value) {
     if let Some(requests) = child(resources, "requests") {
         for (key, amount) in limits {
             set_default(requests, &key, amount);
-        }
-        if requests.as_object().is_some_and(serde_json::Map::is_empty) {
-            remove(resources, "requests");
         }
     }
 }

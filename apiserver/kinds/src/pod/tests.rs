@@ -159,6 +159,45 @@ fn a_stored_pod_changes_only_where_it_may() {
 }
 
 #[test]
+fn amounts_in_a_status_are_rounded_up_to_a_thousandth() {
+    let mut pod = one(json!({}));
+    pod["status"] = json!({"allocatedResources": {"cpu": "1n"}, "containerStatuses": [{"name": "c", "resources": {"limits": {"cpu": "1u"}}}]});
+    defaults::pod(&mut pod);
+    assert_eq!(pod["status"]["allocatedResources"]["cpu"], "1m");
+    assert_eq!(
+        pod["status"]["containerStatuses"][0]["resources"]["limits"]["cpu"],
+        "1m"
+    );
+}
+
+#[test]
+fn lists_and_maps_that_are_empty_change_nothing_in_a_stored_pod() {
+    let old = one(json!({}));
+    let mut new = old.clone();
+    new["spec"]["initContainers"] = json!([]);
+    new["spec"]["nodeSelector"] = json!({});
+    new["spec"]["containers"][0]["resources"] = json!({"limits": {}, "requests": {}});
+    assert!((KIND.validate_update)(&new, &old).is_empty());
+    // Where something else changes, the maps are shown as they were sent, and the list is made anew.
+    new["spec"]["hostname"] = json!("h");
+    let got = texts(&(KIND.validate_update)(&new, &old));
+    assert!(got[0].contains("+ \"NodeSelector\": {},"), "{got:?}");
+    assert!(!got[0].contains("InitContainers"), "{got:?}");
+}
+
+#[test]
+fn a_gated_pod_may_be_given_an_affinity_to_nodes() {
+    let old = one(json!({"schedulingGates": [{"name": "g"}]}));
+    let term = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "k", "operator": "Exists"}]}]});
+    let mut new = old.clone();
+    new["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}});
+    assert!((KIND.validate_update)(&new, &old).is_empty());
+    new["spec"]["affinity"]["podAffinity"] = json!({});
+    let got = texts(&(KIND.validate_update)(&new, &old));
+    assert!(got[0].contains("+  \"PodAffinity\": {"), "{got:?}");
+}
+
+#[test]
 fn ephemeral_containers_are_only_added() {
     let mut old = pod(
         json!({"containers": [{"name": "c", "image": "i:1"}], "ephemeralContainers": [{"name": "e", "image": "i:1"}]}),
@@ -176,11 +215,13 @@ fn ephemeral_containers_are_only_added() {
     update::prepare_ephemeral(&mut new, &old, &context);
     assert_eq!(new["metadata"]["labels"], json!({"a": "b"}));
     assert!(new["spec"].get("nodeName").is_none());
+    new["spec"]["ephemeralContainers"][0]["resources"] = json!({"limits": {}});
     defaults::pod(&mut new);
     assert_eq!(
         texts(&update::validate_ephemeral(&new, &old)),
         [
             "spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container",
+            "spec.ephemeralContainers[0].resources: Forbidden: cannot be set for an Ephemeral Container",
             "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"e\" may not be removed\n",
         ]
     );

@@ -7,7 +7,7 @@ use super::{MIRROR, scheduling};
 use crate::Context;
 use crate::diff::unified;
 use crate::internal::pretty;
-use crate::view::{View, equal, put_back, remove, same, set};
+use crate::view::{View, equal_as, put_back, remove, same, set};
 use serde_json::Value;
 use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, quote};
 use steersman_schema::name;
@@ -66,7 +66,7 @@ pub fn validate(new: &Value, old: &Value) -> FieldErrors {
     }
     errors.extend(only_added_tolerations(new, old, &path.child("tolerations")));
     errors.extend(only_removed_gates(new, old, &path.child("schedulingGates")));
-    if !equal(new.at("/spec"), old.at("/spec")) {
+    if !equal_as("core.v1.PodSpec", new.at("/spec"), old.at("/spec")) {
         errors.extend(frozen(new, old, &path));
     }
     errors
@@ -151,6 +151,10 @@ fn frozen(new: &Value, old: &Value, path: &Path) -> FieldErrors {
                 put_back(container, was, "image");
             }
         }
+        // Upstream makes the list anew, so that an empty one is none.
+        if munged.items(&format!("/{key}")).is_empty() {
+            remove(&mut munged, key);
+        }
     }
     for key in ["activeDeadlineSeconds", "schedulingGates", "tolerations"] {
         put_back(&mut munged, before, key);
@@ -161,7 +165,7 @@ fn frozen(new: &Value, old: &Value, path: &Path) -> FieldErrors {
     if !before.items("/schedulingGates").is_empty() {
         errors.extend(gated(&mut munged, before, path));
     }
-    if !equal(&munged, before) {
+    if !equal_as("core.v1.PodSpec", &munged, before) {
         let why = format!(
             "pod updates may not change fields other than {MUTABLE}\n{}",
             unified(&pretty("PodSpec", before), &pretty("PodSpec", &munged))
@@ -185,7 +189,7 @@ fn gated(munged: &mut Value, before: &Value, path: &Path) -> FieldErrors {
     }
     let after = munged.at("/affinity/nodeAffinity").clone();
     let was = before.at("/affinity/nodeAffinity");
-    if same(&after, was) {
+    if equal_as("core.v1.NodeAffinity", &after, was) {
         return errors;
     }
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -212,12 +216,12 @@ fn gated(munged: &mut Value, before: &Value, path: &Path) -> FieldErrors {
             }
         }
     }
+    let of_pods = munged.has("/affinity/podAffinity") || munged.has("/affinity/podAntiAffinity");
     match munged.get_mut("affinity").filter(|a| a.is_object()) {
+        // It came with the affinity to nodes, and says nothing else.
+        Some(_) if !before.has("/affinity") && !of_pods => remove(munged, "affinity"),
         Some(affinity) => put_back(affinity, before.at("/affinity"), "nodeAffinity"),
-        None => {
-            let kept = serde_json::json!({ "nodeAffinity": was });
-            crate::view::set(munged, "affinity", kept);
-        }
+        None => set(munged, "affinity", serde_json::json!({ "nodeAffinity": was })),
     }
     errors
 }
@@ -288,7 +292,7 @@ pub fn validate_ephemeral(new: &Value, old: &Value) -> FieldErrors {
                 let why = format!("existing ephemeral containers {} may not be removed\n", quote(own));
                 errors.push(FieldError::forbidden(&path, why));
             }
-            Some(now) if !equal(now, was) => {
+            Some(now) if !equal_as("core.v1.EphemeralContainer", now, was) => {
                 let diff = unified(&pretty("EphemeralContainer", was), &pretty("EphemeralContainer", now));
                 let why = format!(
                     "existing ephemeral containers {} may not be changed\n{diff}",

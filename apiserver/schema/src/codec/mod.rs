@@ -8,7 +8,8 @@
 //!
 //! - it holds `apiVersion` and `kind`, and no field its type does not have;
 //! - scalars without `omitempty` and structs that Go holds by value are there even if the body left them out (`spec`,
-//!   `status`, `metadata`, `resources`: `{}`); a field with `omitempty` is not there when it is zero or empty;
+//!   `status`, `metadata`, `resources`: `{}`); a scalar with `omitempty` is not there when it is zero or empty;
+//! - a list or map is there, if only empty, when the body has it; what goes to the store and back forgets it ([`forget`]);
 //! - a list kind has `items`, if only empty ones;
 //! - no field is null; any other list or map without `omitempty` that nobody set is absent (and printed as `null` again);
 //! - quantities, times and durations are in canonical form.

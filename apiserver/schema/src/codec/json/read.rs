@@ -594,13 +594,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Go's `omitempty`, for a value that was read: the object does not keep what would not be printed. An empty list is
-/// kept: messages show it as it was sent.
+/// Go's `omitempty`, for a value that was read: the object does not keep what would not be printed. Empty lists and maps
+/// are kept: messages show them as they were sent.
 fn left_out(field: &Field, value: &Value) -> bool {
     field.omitempty
+        && !field.pointer
         && match (&field.ty.shape, value) {
-            (Shape::Map(_), Value::Object(entries)) => entries.is_empty(),
-            _ if field.pointer => false,
             (Shape::String | Shape::Bytes, Value::String(text)) => text.is_empty(),
             (Shape::Bool, Value::Bool(b)) => !b,
             (Shape::Int32 | Shape::Int64 | Shape::Float64, Value::Number(n)) => n.as_f64() == Some(0.0),

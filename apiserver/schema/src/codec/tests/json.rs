@@ -137,6 +137,14 @@ fn a_decoded_object_has_gos_zero_values_and_no_nulls() {
 }
 
 #[test]
+fn lists_and_maps_that_are_sent_empty_are_kept_and_not_printed() {
+    let decoded = read(&deployment(r#""metadata":{"labels":{},"finalizers":[]},"spec":{}"#));
+    assert_eq!(decoded.value["metadata"], json!({"labels": {}, "finalizers": []}));
+    let text = String::from_utf8(encode(MediaType::Json, &decoded.value).unwrap()).unwrap();
+    assert!(text.contains(r#""metadata":{},"#), "{text}");
+}
+
+#[test]
 fn quantities_and_times_come_out_canonical() {
     let body = r#"{"apiVersion":"v1","kind":"LimitRange","metadata":{"creationTimestamp":"2020-01-02T03:04:05.678+01:00"},
         "spec":{"limits":[{"max":{"cpu":"1000m","memory":0.5,"x":"1024Ki"}}]}}"#;

@@ -25,7 +25,7 @@ fn sent(seed: u64) -> Value {
 /// Without empty lists, which no medium keeps where they may be left out.
 fn settled(mut value: Value) -> Value {
     if let Some(ty) = object_type(&value) {
-        forget::empty_lists(&mut value, ty);
+        forget::empties(&mut value, ty);
     }
     value
 }
