@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use steersman_schema::field::quote;
 use steersman_schema::status::Status;
 use steersman_storage::store;
 
@@ -59,41 +60,46 @@ pub fn ip_address_object(ip: &str, namespace: &str, name: &str, uid: &str, now: 
     })
 }
 
-/// Takes an address that the client chose.
+/// Takes an address that the client chose; `owner` is the Service's namespace and name.
 pub(super) async fn take_given(
     api: &Api,
     range: &IpNet,
     ip: &str,
-    namespace: &str,
-    name: &str,
+    owner: &(String, String),
     dry_run: bool,
 ) -> Result<String, String> {
-    let parsed: IpAddr = ip
-        .parse()
-        .map_err(|_| "the provided network does not match the current range".to_owned())?;
-    if !range.contains(&parsed) {
-        return Err("the provided network does not match the current range".to_owned());
+    let mismatch = || "the provided network does not match the current range".to_owned();
+    let parsed: IpAddr = ip.parse().map_err(|_| mismatch())?;
+    if !dry_run && !range.contains(&parsed) {
+        return Err(mismatch());
     }
-    if parsed == range.network() || (parsed.is_ipv4() && parsed == range.broadcast()) {
+    if !range.contains(&parsed) || parsed == range.network() || (parsed.is_ipv4() && parsed == range.broadcast()) {
         return Err(format!(
-            "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
+            "the provided IP ({parsed}) is not in the valid range. The range of valid IPs is {range}"
         ));
     }
-    match create(api, &parsed.to_string(), namespace, name, dry_run).await {
-        Ok(true) => Ok(parsed.to_string()),
+    // A dry run does not look whether it is free, here as upstream.
+    if dry_run {
+        return Ok(ip.to_owned());
+    }
+    match create(api, &parsed.to_string(), owner).await {
+        Ok(true) => Ok(ip.to_owned()),
         Ok(false) => Err("provided IP is already allocated".to_owned()),
         Err(status) => Err(status.message),
     }
 }
 
-/// Takes any free address: from the upper part at random, then whatever is left.
+/// Takes any free address: from the upper part at random, then whatever is left. A dry run shows the range's own address,
+/// which no Service ever gets.
 pub(super) async fn take_any(
     api: &Api,
     range: &IpNet,
-    namespace: &str,
-    name: &str,
+    owner: &(String, String),
     dry_run: bool,
 ) -> Result<String, Status> {
+    if dry_run {
+        return Ok(range.network().to_string());
+    }
     let size = usable(range);
     let offset = reserved(size);
     for _ in 0..DRAWS {
@@ -102,17 +108,20 @@ pub(super) async fn take_any(
             1 + offset + u128::from(rand::random::<u64>()) % (size - offset).max(1),
         )
         .to_string();
-        if create(api, &drawn, namespace, name, dry_run).await? {
+        if create(api, &drawn, owner).await? {
             return Ok(drawn);
         }
     }
     for n in (offset..size.min(MAX_WALK)).chain(0..offset) {
         let ip = nth(range, 1 + n).to_string();
-        if api.cache.get(&key(api, &ip)).is_none() && create(api, &ip, namespace, name, dry_run).await? {
+        if api.cache.get(&key(api, &ip)).is_none() && create(api, &ip, owner).await? {
             return Ok(ip);
         }
     }
-    Err(Status::internal("failed to allocate a serviceIP: range is full"))
+    Err(Status::internal(format!(
+        "failed to allocate a serviceIP for Service {}: range is full",
+        quote(&owner.1)
+    )))
 }
 
 fn key(api: &Api, ip: &str) -> String {
@@ -123,7 +132,7 @@ fn key(api: &Api, ip: &str) -> String {
 }
 
 /// Whether the address was free and is now ours.
-async fn create(api: &Api, ip: &str, namespace: &str, name: &str, dry_run: bool) -> Result<bool, Status> {
+async fn create(api: &Api, ip: &str, owner: &(String, String)) -> Result<bool, Status> {
     let Some(resource) = api.resources.find("networking.k8s.io", "v1", "ipaddresses") else {
         return Err(Status::internal("networking.k8s.io/v1 IPAddress is not served"));
     };
@@ -131,11 +140,8 @@ async fn create(api: &Api, ip: &str, namespace: &str, name: &str, dry_run: bool)
     if api.cache.get(&key).is_some() {
         return Ok(false);
     }
-    if dry_run {
-        return Ok(true);
-    }
     let uid = uuid::Uuid::new_v4().to_string();
-    let value = ip_address_object(ip, namespace, name, &uid, &seconds(jiff::Timestamp::now()));
+    let value = ip_address_object(ip, &owner.0, &owner.1, &uid, &seconds(jiff::Timestamp::now()));
     match api.store.create(&key, object::to_stored(resource, &value)?, None).await {
         Ok(_) => Ok(true),
         Err(store::Error::AlreadyExists { .. }) => Ok(false),

@@ -5,11 +5,13 @@
 //! store. What was taken for a write that then failed is given back.
 
 mod addresses;
+mod families;
+mod plan;
 mod ports;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use steersman_schema::field::{FieldError, FieldErrors, Path};
+use steersman_schema::field::{FieldError, Path};
 use steersman_schema::status::Status;
 
 use crate::api::Api;
@@ -76,8 +78,14 @@ impl Services {
             if !errors.is_empty() {
                 return Err(Status::invalid("", "Service", text(service, "/metadata/name"), &errors));
             }
-            self.families(service)?;
-            self.take_addresses(api, service, old, dry_run, taken).await?;
+            let kept = families::kept(service, old);
+            let errors = families::settle(service, old, &self.families());
+            if !errors.is_empty() {
+                return Err(Status::invalid("", "Service", text(service, "/metadata/name"), &errors));
+            }
+            if !kept {
+                self.take_addresses(api, service, old, dry_run, taken).await?;
+            }
         } else {
             // It may have none of them; validation says so.
             steersman_kinds::service::pair_addresses(service, old);
@@ -85,70 +93,19 @@ impl Services {
         self.take_ports(api, service, old, dry_run, taken).await
     }
 
-    /// Which families the Service has, and `clusterIP` and `clusterIPs` in step.
-    fn families(&self, service: &mut Value) -> Result<(), Status> {
-        let primary = family(self.ranges.first());
-        let headless = text(service, "/spec/clusterIP") == "None";
-        let selectorless = service
-            .pointer("/spec/selector")
-            .and_then(Value::as_object)
-            .is_none_or(|s| s.is_empty());
-        let spec = &mut service["spec"];
-        if !spec["ipFamilyPolicy"].is_string() {
-            let two = strings(&spec["clusterIPs"]).len() == 2 || strings(&spec["ipFamilies"]).len() == 2;
-            // Headless without selector may have endpoints of either family.
-            let policy = if two || headless && selectorless {
-                "RequireDualStack"
-            } else {
-                "SingleStack"
-            };
-            spec["ipFamilyPolicy"] = policy.into();
-        }
-        let policy = spec["ipFamilyPolicy"].as_str().unwrap_or("SingleStack").to_owned();
-        let mut families = strings(&spec["ipFamilies"]);
-        if families.is_empty() {
-            let given = strings(&spec["clusterIPs"]);
-            families = given
-                .iter()
-                .filter_map(|ip| ip.parse::<std::net::IpAddr>().ok())
-                .map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned())
-                .collect();
-            if families.is_empty() {
-                families.push(primary.to_owned());
+    fn families(&self) -> Vec<&'static str> {
+        let mut all: Vec<&str> = Vec::new();
+        for range in &self.ranges {
+            let family = family(range);
+            if !all.contains(&family) {
+                all.push(family);
             }
         }
-        let other = |of: &str| if of == "IPv4" { "IPv6" } else { "IPv4" }.to_owned();
-        if policy != "SingleStack" && families.len() == 1 && (self.ranges.len() == 2 || headless && selectorless) {
-            families.push(other(&families[0]));
-        }
-        let mut errors = FieldErrors::new();
-        if !(headless && selectorless) {
-            for (index, wanted) in families.iter().enumerate() {
-                if !self.ranges.iter().any(|range| family(Some(range)) == wanted) {
-                    let path = Path::new("spec").child("ipFamilies").index(index);
-                    errors.push(FieldError::invalid(
-                        &path,
-                        wanted.as_str(),
-                        "not configured on this cluster",
-                    ));
-                }
-            }
-            if policy == "RequireDualStack" && self.ranges.len() < 2 {
-                let path = Path::new("spec").child("ipFamilyPolicy");
-                errors.push(FieldError::invalid(
-                    &path,
-                    policy.as_str(),
-                    "this cluster is not configured for dual-stack services",
-                ));
-            }
-        }
-        if !errors.is_empty() {
-            return Err(Status::invalid("", "Service", text(service, "/metadata/name"), &errors));
-        }
-        service["spec"]["ipFamilies"] = json!(families);
-        Ok(())
+        all
     }
 
+    /// Addresses for families that have none. What a Service has is not taken again; whether it may change is a question
+    /// of validation.
     async fn take_addresses(
         &self,
         api: &Api,
@@ -157,71 +114,47 @@ impl Services {
         dry_run: bool,
         taken: &mut Taken,
     ) -> Result<(), Status> {
-        if text(service, "/spec/clusterIP") == "None" {
+        let families = strings(&service["spec"]["ipFamilies"]);
+        let headless = |s: &Value| strings(&s["spec"]["clusterIPs"]).first().is_some_and(|ip| ip == "None");
+        let from = match old.filter(|old| needs_addresses(old)) {
+            None if headless(service) => return Ok(()),
+            None => 0,
+            Some(old) if headless(old) || strings(&old["spec"]["ipFamilies"]).len() != 1 => return Ok(()),
+            Some(_) => 1,
+        };
+        let mut addresses = strings(&service["spec"]["clusterIPs"]);
+        if from >= families.len() {
             return Ok(());
         }
-        let had = old
-            .filter(|old| needs_addresses(old))
-            .map(|old| strings(&old["spec"]["clusterIPs"]))
-            .unwrap_or_default();
-        let wanted = strings(&service["spec"]["clusterIPs"]);
-        let families = strings(&service["spec"]["ipFamilies"]);
-        let (namespace, name) = (
-            text(service, "/metadata/namespace").to_owned(),
-            text(service, "/metadata/name").to_owned(),
-        );
-        let misshapen: FieldErrors = wanted
-            .iter()
-            .enumerate()
-            .filter(|(_, ip)| ip.parse::<std::net::IpAddr>().is_err())
-            .map(|(index, ip)| {
-                let path = Path::new("spec").child("clusterIPs").index(index);
-                FieldError::invalid(
-                    &path,
-                    ip.as_str(),
-                    "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-                )
-            })
-            .collect();
-        if !misshapen.is_empty() {
-            return Err(Status::invalid("", "Service", &name, &misshapen));
+        if addresses.len() < families.len() {
+            addresses.resize(families.len(), String::new());
         }
-        let mut addresses = Vec::new();
-        for (index, wanted_family) in families.iter().enumerate() {
-            let Some(range) = self.ranges.iter().find(|range| family(Some(range)) == wanted_family) else {
+        let name = text(service, "/metadata/name").to_owned();
+        let owner = (text(service, "/metadata/namespace").to_owned(), name.clone());
+        let shown = json!(addresses);
+        for (index, wanted) in families.iter().enumerate().skip(from) {
+            let Some(range) = self.ranges.iter().find(|range| family(range) == wanted) else {
                 continue;
             };
-            let asked = wanted.get(index).filter(|ip| !ip.is_empty());
-            // What a Service has is not taken again; whether it may change is a question of validation.
-            if let Some(before) = had.get(index) {
-                addresses.push(wanted.get(index).unwrap_or(before).clone());
-                continue;
-            }
-            let got = match asked {
-                Some(ip) => addresses::take_given(api, range, ip, &namespace, &name, dry_run)
+            let got = if addresses[index].is_empty() {
+                addresses::take_any(api, range, &owner, dry_run).await?
+            } else {
+                let ip = &addresses[index];
+                let refused = |detail: String| {
+                    let path = Path::new("spec").child("clusterIPs");
+                    let why = format!("failed to allocate IP {ip}: {detail}");
+                    Status::invalid("", "Service", &name, &vec![FieldError::invalid(&path, &shown, why)])
+                };
+                addresses::take_given(api, range, ip, &owner, dry_run)
                     .await
-                    .map_err(|detail| {
-                        let path = Path::new("spec").child("clusterIPs");
-                        let shown = json!(wanted);
-                        Status::invalid(
-                            "",
-                            "Service",
-                            &name,
-                            &vec![FieldError::invalid(
-                                &path,
-                                &shown,
-                                format!("failed to allocate IP {ip}: {detail}"),
-                            )],
-                        )
-                    })?,
-                None => addresses::take_any(api, range, &namespace, &name, dry_run).await?,
+                    .map_err(refused)?
             };
             if !dry_run {
                 taken.addresses.push(got.clone());
             }
-            addresses.push(got);
+            addresses[index] = got;
         }
-        if let Some(first) = addresses.first().filter(|_| had.is_empty()) {
+        if let Some(first) = addresses.first().filter(|_| from == 0) {
             service["spec"]["clusterIP"] = first.as_str().into();
         }
         service["spec"]["clusterIPs"] = json!(addresses);
@@ -236,61 +169,27 @@ impl Services {
         dry_run: bool,
         taken: &mut Taken,
     ) -> Result<(), Status> {
-        let had = old.map(used).unwrap_or_default().ports;
-        let mut wanted = wanted_ports(service);
-        let followers = if old.is_none() {
-            follow(service, &mut wanted)
-        } else {
-            Vec::new()
+        let plan = match old {
+            None => plan::for_new(service),
+            Some(old) => plan::for_changed(service, old),
         };
-        if let Some(old) = old {
-            if let Some(port) = repeated(service) {
-                return Err(Status::new(500, "", format!("duplicate nodePort: {port}")));
-            }
-            if needs_health_port(old) && needs_health_port(service) {
-                // What it has is not taken again; whether it may change is a question of validation.
-                wanted.retain(|(pointer, _)| pointer != HEALTH);
-            }
-        }
-        let (mut given, mut missing) = (Vec::new(), 0);
-        for slot in &wanted {
-            match slot.1 {
-                0 => missing += 1,
-                port if had.contains(&port) || given.contains(&port) => {}
-                port => given.push(port),
-            }
-        }
-        if given.is_empty() && missing == 0 {
-            copy(service, &followers);
-            return Ok(());
-        }
         let name = text(service, "/metadata/name").to_owned();
-        let got = ports::take(api, &self.ports_key, self.ports, &given, missing, dry_run)
+        let got = ports::take(api, &self.ports_key, self.ports, &plan.asks, dry_run)
             .await
-            .map_err(|fault| match fault {
-                ports::Fault::Refused { port, detail } => {
-                    let at = wanted.iter().position(|(_, wanted)| *wanted == port).unwrap_or(0);
-                    if wanted.get(at).is_some_and(|(pointer, _)| pointer == HEALTH) {
-                        return Status::internal(format!(
-                            "failed to allocate requested HealthCheck NodePort {port}: {detail}"
-                        ));
-                    }
-                    let path = Path::new("spec").child("ports").index(at).child("nodePort");
-                    Status::invalid("", "Service", &name, &vec![FieldError::invalid(&path, port, detail)])
-                }
-                ports::Fault::Full => Status::internal("failed to allocate a nodePort: range is full"),
-                ports::Fault::Store(status) => status,
-            })?;
+            .map_err(|fault| refusal(fault, &name))?;
         if !dry_run {
-            taken.ports.extend(given.iter().chain(&got));
+            taken.ports.extend(&got);
         }
-        let mut free = got.into_iter();
-        for (pointer, _) in wanted.iter().filter(|(_, port)| *port == 0) {
-            if let (Some(slot), Some(port)) = (ports::slot(service, pointer), free.next()) {
-                *slot = port.into();
-            }
+        if let Some(why) = plan.refused {
+            return Err(Status::new(500, "", why));
         }
-        copy(service, &followers);
+        for (ask, port) in plan.asks.iter().zip(got) {
+            put(service, &ask.slot, port.into());
+        }
+        for (to, from) in &plan.copies {
+            let port = service.pointer(from).cloned().unwrap_or_default();
+            put(service, to, port);
+        }
         Ok(())
     }
 
@@ -305,11 +204,41 @@ impl Services {
     }
 }
 
-fn family(range: Option<&IpNet>) -> &'static str {
-    if range.is_none_or(|range| range.addr().is_ipv4()) {
-        "IPv4"
-    } else {
-        "IPv6"
+fn family(range: &IpNet) -> &'static str {
+    if range.addr().is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// The family of a well-formed address.
+fn family_of(ip: &str) -> &'static str {
+    if ip.contains(':') { "IPv6" } else { "IPv4" }
+}
+
+/// What a client is told of a port that is not to be had.
+fn refusal(fault: ports::Fault, name: &str) -> Status {
+    match fault {
+        ports::Fault::Refused { slot, port, detail } if slot == plan::HEALTH => Status::internal(format!(
+            "failed to allocate requested HealthCheck NodePort {port}: {detail}"
+        )),
+        ports::Fault::Refused { slot, port, detail } => {
+            let index = slot.split('/').nth(3).and_then(|i| i.parse().ok()).unwrap_or(0);
+            let path = Path::new("spec").child("ports").index(index).child("nodePort");
+            Status::invalid("", "Service", name, &vec![FieldError::invalid(&path, port, detail)])
+        }
+        ports::Fault::Full { slot } if slot == plan::HEALTH => {
+            Status::internal("failed to allocate a HealthCheck NodePort 0: range is full")
+        }
+        ports::Fault::Full { .. } => Status::internal("failed to allocate a nodePort: range is full"),
+        ports::Fault::Store(status) => status,
+    }
+}
+
+/// Writes a node port to its place, made if it is not there.
+fn put(service: &mut Value, pointer: &str, port: Value) {
+    let Some((parent, key)) = pointer.rsplit_once('/') else {
+        return;
+    };
+    if let Some(parent) = service.pointer_mut(parent).and_then(Value::as_object_mut) {
+        parent.insert(key.to_owned(), port);
     }
 }
 
@@ -344,83 +273,6 @@ fn needs_ports(service: &Value) -> bool {
     }
 }
 
-/// Ports of a new Service that have the number of another one (and another protocol) share its node port unless they say
-/// their own: takes them out of `wanted`, and says whose they share.
-fn follow(service: &Value, wanted: &mut Vec<(String, i64)>) -> Vec<(String, String)> {
-    let number = |pointer: &str| {
-        service
-            .pointer(pointer.strip_suffix("/nodePort")?)?
-            .get("port")?
-            .as_i64()
-    };
-    let all = wanted.clone();
-    let mut followers = Vec::new();
-    wanted.retain(|(pointer, port)| {
-        let own = number(pointer);
-        let alike = || all.iter().filter(|(other, _)| own.is_some() && number(other) == own);
-        let leader = alike().find(|(_, port)| *port != 0).or_else(|| alike().next());
-        match leader {
-            Some((leader, _)) if *port == 0 && leader != pointer => {
-                followers.push((pointer.clone(), leader.clone()));
-                false
-            }
-            _ => true,
-        }
-    });
-    followers
-}
-
-/// Gives followers what their leaders have.
-fn copy(service: &mut Value, followers: &[(String, String)]) {
-    for (pointer, leader) in followers {
-        let port = service.pointer(leader).cloned().unwrap_or_default();
-        if let Some(slot) = ports::slot(service, pointer) {
-            *slot = port;
-        }
-    }
-}
-
-/// Where the port stands that load balancers ask whether a node has endpoints.
-const HEALTH: &str = "/spec/healthCheckNodePort";
-
-/// A node port that two ports of the Service have with the same protocol, as upstream prints it.
-fn repeated(service: &Value) -> Option<String> {
-    let mut seen = Vec::new();
-    let ports = service.pointer("/spec/ports").and_then(Value::as_array);
-    for port in ports.into_iter().flatten().filter(|_| needs_ports(service)) {
-        let number = port["nodePort"].as_i64().unwrap_or(0);
-        let one = (port["protocol"].as_str().unwrap_or_default(), number);
-        if number != 0 && seen.contains(&one) {
-            return Some(format!("{{{} {number}}}", one.0));
-        }
-        seen.push(one);
-    }
-    None
-}
-
-/// Places for node ports and what stands there; 0 is "any".
-fn wanted_ports(service: &Value) -> Vec<(String, i64)> {
-    let port = |value: Option<&Value>| value.and_then(Value::as_i64).unwrap_or(0);
-    let mut out = Vec::new();
-    let may_keep = matches!(text(service, "/spec/type"), "NodePort" | "LoadBalancer");
-    for (index, entry) in service
-        .pointer("/spec/ports")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        let number = port(entry.get("nodePort"));
-        if needs_ports(service) || (may_keep && number != 0) {
-            out.push((format!("/spec/ports/{index}/nodePort"), number));
-        }
-    }
-    if needs_health_port(service) {
-        out.push((HEALTH.to_owned(), port(service.pointer(HEALTH))));
-    }
-    out
-}
-
 fn needs_health_port(service: &Value) -> bool {
     text(service, "/spec/type") == "LoadBalancer" && text(service, "/spec/externalTrafficPolicy") == "Local"
 }
@@ -434,9 +286,18 @@ pub fn used(service: &Value) -> Taken {
             .filter(|ip| ip != "None" && !ip.is_empty())
             .collect();
     }
-    taken.ports = wanted_ports(service)
+    let ports = service.pointer("/spec/ports").and_then(Value::as_array);
+    // Another type may still have them here and loses them later.
+    let kind = matches!(text(service, "/spec/type"), "NodePort" | "LoadBalancer");
+    let ports = ports
         .into_iter()
-        .map(|(_, port)| port)
+        .flatten()
+        .map(|entry| &entry["nodePort"])
+        .filter(|_| kind);
+    let health = service.pointer(plan::HEALTH).filter(|_| needs_health_port(service));
+    taken.ports = ports
+        .chain(health)
+        .filter_map(Value::as_i64)
         .filter(|port| *port != 0)
         .collect();
     taken.ports.dedup();
@@ -476,20 +337,13 @@ pub fn patch_allocated_values(new: &mut Value, old: &Value) {
         if strings(&spec["clusterIPs"]).is_empty() {
             spec["clusterIPs"] = old["spec"]["clusterIPs"].clone();
         }
-        for key in ["ipFamilies", "ipFamilyPolicy"] {
-            if spec.get(key).is_none_or(Value::is_null)
-                && let Some(kept) = old["spec"].get(key)
-            {
-                spec[key] = kept.clone();
-            }
-        }
     }
     if needs_ports(new) && needs_ports(old) {
         // Ports are known by name; of several without one the last counts, as upstream has it.
         let same =
             |a: &Value, b: &Value| a["name"].as_str().unwrap_or_default() == b["name"].as_str().unwrap_or_default();
         let before = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        let mut used: Vec<i64> = new["spec"]["ports"]
+        let used: Vec<i64> = new["spec"]["ports"]
             .as_array()
             .into_iter()
             .flatten()
@@ -507,12 +361,11 @@ pub fn patch_allocated_values(new: &mut Value, old: &Value) {
                 .filter(|p| *p != 0 && !used.contains(p));
             if let Some(kept) = kept {
                 port["nodePort"] = kept.into();
-                used.push(kept);
             }
         }
     }
     if needs_health_port(new) && needs_health_port(old) {
-        let given = new.pointer(HEALTH).and_then(Value::as_i64).unwrap_or(0);
+        let given = new.pointer(plan::HEALTH).and_then(Value::as_i64).unwrap_or(0);
         if given == 0
             && let Some(kept) = old["spec"].get("healthCheckNodePort")
         {
@@ -537,24 +390,9 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_one_number_share_a_node_port() {
-        let service = json!({"spec": {"type": "NodePort", "ports": [
-            {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP", "nodePort": 30053},
-            {"name": "web", "port": 80, "protocol": "TCP"}]}});
-        let mut wanted = wanted_ports(&service);
-        let followers = follow(&service, &mut wanted);
-        assert_eq!(
-            followers,
-            [("/spec/ports/0/nodePort".into(), "/spec/ports/1/nodePort".into())]
-        );
-        let left: Vec<i64> = wanted.into_iter().map(|(_, port)| port).collect();
-        assert_eq!(left, [30053, 0]);
-    }
-
-    #[test]
     fn a_service_that_becomes_external_gives_everything_back() {
         let old = json!({"spec": {"type": "NodePort", "clusterIPs": ["10.0.0.5"], "ports": [{"port": 80, "nodePort": 30001}]}});
-        let new = json!({"spec": {"type": "ExternalName", "externalName": "a.b"}});
+        let new = json!({"spec": {"type": "ExternalName", "externalName": "a.b", "ports": [{"port": 80, "nodePort": 30001}]}});
         assert_eq!(
             released(&new, &old),
             Taken {

@@ -11,6 +11,7 @@ use steersman_schema::codec;
 use steersman_schema::status::Status;
 use steersman_storage::store;
 
+use super::plan::Ask;
 use crate::api::Api;
 use crate::flags::PortRange;
 
@@ -22,8 +23,8 @@ const DUMMY: i64 = 32_768;
 /// Why ports cannot be taken.
 #[derive(Debug)]
 pub(super) enum Fault {
-    Refused { port: i64, detail: String },
-    Full,
+    Refused { slot: String, port: i64, detail: String },
+    Full { slot: String },
     Store(Status),
 }
 
@@ -98,48 +99,65 @@ impl Bitmap {
     }
 }
 
-/// Takes `given` and `missing` free ones; returns the free ones.
+/// Takes what is asked for, in order; returns one port for each.
 pub(super) async fn take(
     api: &Api,
     key: &str,
     range: PortRange,
-    given: &[i64],
-    missing: usize,
+    asks: &[Ask],
     dry_run: bool,
 ) -> Result<Vec<i64>, Fault> {
-    for port in given.iter().filter(|_| !dry_run) {
-        if !(i64::from(range.first)..=i64::from(range.last)).contains(port) {
-            let detail = format!(
-                "provided port is not in the valid range. The range of valid ports is {}-{}",
-                range.first, range.last
-            );
-            return Err(Fault::Refused { port: *port, detail });
-        }
+    if asks.is_empty() {
+        return Ok(Vec::new());
     }
-    change(api, key, range, dry_run, |map| {
-        for port in given {
-            if map.has(*port) {
-                return Err(Fault::Refused {
-                    port: *port,
-                    detail: "provided port is already allocated".to_owned(),
-                });
-            }
-            map.set(*port, true);
-        }
-        if dry_run {
-            // As upstream has it, what nobody will use is out of range: nobody can mistake it for a port that is taken.
-            let last = given.iter().copied().max().unwrap_or(DUMMY);
-            return Ok((1..).map(|n| last + n).take(missing).collect());
-        }
-        let mut got = Vec::new();
-        for _ in 0..missing {
-            let port = map.free(rand::random()).ok_or(Fault::Full)?;
-            map.set(port, true);
-            got.push(port);
-        }
-        Ok(got)
+    change(api, key, range, dry_run, |map| match dry_run {
+        true => pretend(map, asks),
+        false => asks.iter().map(|ask| take_one(map, ask)).collect(),
     })
     .await
+}
+
+fn taken(ask: &Ask, port: i64) -> Fault {
+    Fault::Refused {
+        slot: ask.slot.clone(),
+        port,
+        detail: "provided port is already allocated".to_owned(),
+    }
+}
+
+fn take_one(map: &mut Bitmap, ask: &Ask) -> Result<i64, Fault> {
+    let Some(port) = ask.port else {
+        let slot = ask.slot.clone();
+        let port = map.free(rand::random()).ok_or(Fault::Full { slot })?;
+        map.set(port, true);
+        return Ok(port);
+    };
+    let (first, last) = (map.range.first, map.range.last);
+    if !(i64::from(first)..=i64::from(last)).contains(&port) {
+        let detail = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
+        let slot = ask.slot.clone();
+        return Err(Fault::Refused { slot, port, detail });
+    }
+    if map.has(port) {
+        return Err(taken(ask, port));
+    }
+    map.set(port, true);
+    Ok(port)
+}
+
+/// A dry run, as upstream has it: what is free or out of range is given, and what nobody will use is out of range, so that
+/// nobody can mistake it for a port that is taken.
+fn pretend(map: &Bitmap, asks: &[Ask]) -> Result<Vec<i64>, Fault> {
+    let mut got = Vec::with_capacity(asks.len());
+    for ask in asks {
+        let port = match ask.port {
+            Some(port) if map.has(port) || got.contains(&port) => return Err(taken(ask, port)),
+            Some(port) => port,
+            None => got.iter().copied().max().map_or(DUMMY, |most: i64| most.max(0)) + 1,
+        };
+        got.push(port);
+    }
+    Ok(got)
 }
 
 /// Gives ports back.
@@ -209,13 +227,6 @@ fn encode(map: &Bitmap) -> Result<Bytes, Status> {
     codec::encode_stored(&value).map(Bytes::from).map_err(Status::internal)
 }
 
-/// The place of a node port in a Service, made if it is not there.
-pub(super) fn slot<'a>(service: &'a mut Value, pointer: &str) -> Option<&'a mut Value> {
-    let (parent, key) = pointer.rsplit_once('/')?;
-    let parent = service.pointer_mut(parent)?.as_object_mut()?;
-    Some(parent.entry(key.to_owned()).or_insert(Value::Null))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,6 +248,21 @@ mod tests {
         assert_eq!(Bitmap::read(&bytes, RANGE), map);
         map.set(32_767, false);
         assert!(map.write().len() < 346);
+    }
+
+    #[test]
+    fn a_dry_run_counts_on_from_what_was_asked_for_before() {
+        let ask = |port| Ask {
+            slot: String::new(),
+            port,
+        };
+        let map = Bitmap::empty(RANGE);
+        let got = pretend(&map, &[ask(None), ask(Some(31_000)), ask(None)]);
+        assert_eq!(got.ok(), Some(vec![32_769, 31_000, 32_770]));
+        assert!(matches!(
+            pretend(&map, &[ask(Some(31_000)), ask(Some(31_000))]),
+            Err(Fault::Refused { port: 31_000, .. })
+        ));
     }
 
     #[test]
