@@ -1,24 +1,41 @@
 //! Does the node take a pod that was assigned to it? The last check, against what the node itself knows.
 
+use std::collections::BTreeSet;
+
 use steersman_types::api::core::v1::Pod;
 
 use crate::allocations::{Amounts, Lacking, amounts, fits};
 use crate::env::Allocatable;
+use crate::eviction;
 use crate::pod;
 use crate::pod::seen::Trouble;
 
-/// Why the pod is refused, if it is, as the event says it; the status says `Pod was rejected: ` before. `used` is what
-/// other pods hold. A pod that already ran here (it has a start time) is always taken.
+/// What the node knows of itself.
+pub struct Node<'a> {
+    pub active: &'a [std::sync::Arc<Pod>],
+    /// What other pods hold.
+    pub used: Amounts,
+    pub allocatable: &'a Allocatable,
+    pub max_pods: usize,
+    pub short_of: BTreeSet<eviction::Kind>,
+}
+
+/// Why the pod is refused, if it is, as the event says it; the status says `Pod was rejected: ` before. A pod that
+/// already ran here (it has a start time) is always taken.
 #[must_use]
-pub fn refusal(
-    new: &Pod,
-    active: &[std::sync::Arc<Pod>],
-    used: Amounts,
-    allocatable: &Allocatable,
-    max_pods: usize,
-) -> Option<Trouble> {
+pub fn refusal(new: &Pod, node: &Node<'_>) -> Option<Trouble> {
+    let Node {
+        active,
+        used,
+        allocatable,
+        max_pods,
+        short_of,
+    } = node;
     if new.status.as_ref().is_some_and(|s| s.start_time.is_some()) || new.metadata.deletion_timestamp.is_some() {
         return None;
+    }
+    if let Some(refused) = eviction::refusal(new, short_of) {
+        return Some(refused);
     }
     if let Some(os) = pod::spec(new).os.as_ref().filter(|os| os.name != "linux") {
         let message = format!(
@@ -36,7 +53,7 @@ pub fn refusal(
         message: lacking.to_string(),
     };
     let count = i64::try_from(active.len()).unwrap_or(i64::MAX);
-    let max = i64::try_from(max_pods).unwrap_or(i64::MAX);
+    let max = i64::try_from(*max_pods).unwrap_or(i64::MAX);
     if count >= max {
         return Some(out_of(Lacking {
             resource: "pods",
@@ -56,7 +73,7 @@ pub fn refusal(
             message,
         });
     }
-    fits(amounts(new), used, allocatable).map(out_of)
+    fits(amounts(new), *used, allocatable).map(out_of)
 }
 
 /// Whether the API says that the pod has ended.
@@ -115,8 +132,14 @@ mod tests {
         let allocatable = BTreeMap::from([("cpu".to_owned(), 2000)]);
         let active = [Arc::new(pod("1500m", 8080))];
         let why = |new: &Pod, max| {
-            refusal(new, &active, amounts(&active[0]), &allocatable, max)
-                .map(|t| format!("{}: {}", t.reason, t.message))
+            let node = Node {
+                active: &active,
+                used: amounts(&active[0]),
+                allocatable: &allocatable,
+                max_pods: max,
+                short_of: BTreeSet::new(),
+            };
+            refusal(new, &node).map(|t| format!("{}: {}", t.reason, t.message))
         };
         assert_eq!(why(&pod("500m", 0), 110), None);
         let cpu = "OutOfcpu: Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000";

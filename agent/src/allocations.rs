@@ -96,6 +96,12 @@ impl Allocations {
         Ok(())
     }
 
+    /// Whether the pod was taken and has not stopped.
+    #[must_use]
+    pub fn holds(&self, uid: &str) -> bool {
+        self.held.lock().contains_key(uid)
+    }
+
     /// The pod has stopped.
     pub fn release(&self, uid: &str) {
         if self.held.lock().remove(uid).is_some() {

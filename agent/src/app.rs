@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use steersman_cri::{Client as CriClient, Runtime};
@@ -21,17 +21,21 @@ use crate::config::KubeletConfiguration;
 use crate::context::Context;
 use crate::dns::{DnsSettings, parse_resolv_conf};
 use crate::events::Sink;
-use crate::gc;
+use crate::eviction::manager::Manager;
+use crate::eviction::threshold::thresholds;
+use crate::gc::{self, Collector};
 use crate::images::Images;
 use crate::node::machine::{Available, Machine};
 use crate::node::status::{NodeSeen, allocatable};
 use crate::node::update::{NodeUpdater, reference};
 use crate::node::{VERSION, lease};
+use crate::overrides::Overrides;
 use crate::pods::Pods;
 use crate::quantity::{milli, value};
 use crate::runtime::resources::NodeLimits;
 use crate::server::{Server, serve_health};
 use crate::sources::ApiObjects;
+use crate::stats::Figures;
 use crate::volumes::Volumes;
 
 /// The runtime has not been listed for so long: something hangs. Upstream's threshold for its relist.
@@ -62,6 +66,8 @@ pub struct Flags {
     /// Directory for the serving certificate that is made when none is configured.
     #[arg(long, default_value = "/var/lib/kubelet/pki", value_name = "DIR")]
     pub cert_dir: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
     /// Number for the log level verbosity.
     #[arg(short = 'v', long = "v", default_value_t = 0, value_name = "LEVEL")]
     pub v: u8,
@@ -80,12 +86,14 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         node_labels,
         root_dir,
         cert_dir,
+        overrides,
         v: _,
     } = flags;
-    let config = Arc::new(match config {
+    let config = match config {
         Some(path) => KubeletConfiguration::load(&path)?,
         None => KubeletConfiguration::default(),
-    });
+    };
+    let config = Arc::new(overrides.apply(config)?);
     let stop = shutdown::on_signals().map_err(|e| e.to_string())?;
     let node = node_name(&hostname_override)?;
     let labels = parse_labels(&node_labels)?;
@@ -145,6 +153,8 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         node: node_limits,
         allocatable: allocatable_numbers(&config, &machine, &root_dir),
         allocations: Allocations::default(),
+        pressure: Arc::default(),
+        probed: Arc::default(),
         host_ips: addresses.clone(),
         cluster_domain: config.cluster_domain.clone(),
         root: root_dir.clone(),
@@ -158,6 +168,15 @@ pub async fn run(flags: Flags) -> Result<(), String> {
     });
     let pods = Pods::new(context.clone(), usize::try_from(config.max_pods).unwrap_or(usize::MAX));
 
+    let memory = u64::try_from(machine.memory).unwrap_or(0);
+    let figures = Figures::new(
+        context.clone(),
+        pods.clone(),
+        &node,
+        memory,
+        pods_memory(&config, &machine),
+    );
+    let figures = Arc::new(figures);
     let certificate = match (&config.tls_cert_file, &config.tls_private_key_file) {
         (Some(certificate), Some(key)) => tls::Serving::from_files(certificate, key)?,
         _ => tls::Serving::self_signed(Some(&cert_dir), "kubelet")?,
@@ -169,7 +188,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         config: config.clone(),
         node: node.clone(),
         machine: machine.clone(),
-        started: Instant::now(),
+        figures: figures.clone(),
     };
     server
         .start(SocketAddr::new(config.address, config.port), &certificate, stop.clone())
@@ -203,6 +222,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
                 vec!["PLEG is not healthy: pleg was last seen active too long ago".into()]
             }
         }),
+        pressure: context.pressure.clone(),
         registered: registered.clone(),
     };
     tokio::spawn(updater.run());
@@ -213,12 +233,27 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         config.node_lease_duration_seconds,
     ));
     tokio::spawn(gc::rotate_logs(context.clone(), config.clone()));
-    tokio::spawn(gc::collect_images(
+    let collector = Collector::new(
         context.clone(),
-        config.clone(),
-        recorder.clone(),
-        node.clone(),
-    ));
+        pods.clone(),
+        figures.clone(),
+        &config,
+        steersman_types::jiff::Timestamp::now(),
+    );
+    tokio::spawn(collector.clone().run(recorder.clone(), node.clone()));
+    let evictions = Manager {
+        context: context.clone(),
+        pods: pods.clone(),
+        figures,
+        collector,
+        recorder: recorder.clone(),
+        node: node.clone(),
+        thresholds: thresholds(&config)?,
+        transition: config.eviction_pressure_transition_period,
+        max_grace: config.eviction_max_pod_grace_period,
+        local_limits: config.local_storage_capacity_isolation,
+    };
+    tokio::spawn(evictions.run());
 
     // Environment variables of a pod must not depend on how fast the agent started.
     services.synced().await;
@@ -307,6 +342,14 @@ fn dns_settings(config: &KubeletConfiguration) -> Result<DnsSettings, String> {
         cluster_domain: config.cluster_domain.clone(),
         host,
     })
+}
+
+/// What pods together may use of the machine's memory: all but what is reserved for others.
+fn pods_memory(config: &KubeletConfiguration, machine: &Machine) -> u64 {
+    let reserved = [&config.kube_reserved, &config.system_reserved];
+    let reserved = reserved.iter().filter_map(|r| r.get("memory"));
+    let reserved: i64 = reserved.map(|q| value(&steersman_types::Quantity(q.clone()))).sum();
+    u64::try_from(machine.memory.saturating_sub(reserved)).unwrap_or(0)
 }
 
 fn allocatable_numbers(config: &KubeletConfiguration, machine: &Machine, root: &Path) -> crate::env::Allocatable {

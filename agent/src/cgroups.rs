@@ -4,6 +4,8 @@
 //! own groups are the runtime's business. Works with cgroup v1 (a tree per controller) and v2 (one tree); which of them
 //! is seen once, at start. Plain file access.
 
+mod usage;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,8 @@ use steersman_types::api::core::v1::Pod;
 
 use crate::pod::{self, demand, qos::Qos, qos::qos};
 use crate::runtime::resources::{quota, shares, weight};
+
+pub use usage::{Memory, Usage};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 /// The v1 controllers that the agent sets limits with; others hold only the directory.

@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer};
 use steersman_schema::quantity::Quantity;
 use steersman_types::api::core::v1::Taint;
 
+use crate::eviction;
+
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 
 /// The file as a whole.
@@ -48,6 +50,25 @@ pub struct KubeletConfiguration {
     pub pods_per_core: u32,
     pub pod_pids_limit: i64,
     pub eviction_hard: BTreeMap<String, String>,
+    pub eviction_soft: BTreeMap<String, String>,
+    pub eviction_soft_grace_period: BTreeMap<String, String>,
+    #[serde(deserialize_with = "go_duration")]
+    pub eviction_pressure_transition_period: Duration,
+    pub eviction_max_pod_grace_period: i64,
+    pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    /// Whether hard thresholds that are not given keep their defaults.
+    pub merge_default_eviction_settings: bool,
+    /// Whether limits of ephemeral storage and of volumes end pods.
+    pub local_storage_capacity_isolation: bool,
+    /// File or folder of static pods.
+    pub static_pod_path: Option<PathBuf>,
+    #[serde(deserialize_with = "go_duration")]
+    pub file_check_frequency: Duration,
+    /// Whether the client certificate is renewed before it expires.
+    pub rotate_certificates: bool,
+    /// Whether the serving certificate is asked for at the API server, and renewed.
+    #[serde(rename = "serverTLSBootstrap")]
+    pub server_tls_bootstrap: bool,
     pub kube_reserved: BTreeMap<String, String>,
     pub system_reserved: BTreeMap<String, String>,
     #[serde(rename = "imageGCHighThresholdPercent")]
@@ -56,6 +77,9 @@ pub struct KubeletConfiguration {
     pub image_gc_low_threshold_percent: u32,
     #[serde(rename = "imageMinimumGCAge", deserialize_with = "go_duration")]
     pub image_minimum_gc_age: Duration,
+    /// Zero for no limit.
+    #[serde(rename = "imageMaximumGCAge", deserialize_with = "go_duration")]
+    pub image_maximum_gc_age: Duration,
     /// Only `false`: this agent does not check kernel parameters.
     pub protect_kernel_defaults: bool,
     /// Where flex volume plugins would be; made, so that tools which place plugins there find it.
@@ -69,6 +93,8 @@ pub struct KubeletConfiguration {
     pub sync_frequency: Duration,
     pub container_log_max_size: String,
     pub container_log_max_files: usize,
+    #[serde(deserialize_with = "go_duration")]
+    pub container_log_monitor_interval: Duration,
     #[serde(rename = "cpuCFSQuota")]
     pub cpu_cfs_quota: bool,
     #[serde(rename = "cpuCFSQuotaPeriod", deserialize_with = "go_duration")]
@@ -151,13 +177,6 @@ pub struct Logging {
 
 impl Default for KubeletConfiguration {
     fn default() -> Self {
-        let hard = [
-            ("memory.available", "100Mi"),
-            ("nodefs.available", "10%"),
-            ("nodefs.inodesFree", "5%"),
-            ("imagefs.available", "15%"),
-            ("imagefs.inodesFree", "5%"),
-        ];
         Self {
             api_version: API_VERSION.into(),
             kind: "KubeletConfiguration".into(),
@@ -185,12 +204,24 @@ impl Default for KubeletConfiguration {
             max_pods: 110,
             pods_per_core: 0,
             pod_pids_limit: -1,
-            eviction_hard: hard.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            eviction_hard: default_eviction_hard(),
+            eviction_soft: BTreeMap::new(),
+            eviction_soft_grace_period: BTreeMap::new(),
+            eviction_pressure_transition_period: Duration::from_secs(300),
+            eviction_max_pod_grace_period: 0,
+            eviction_minimum_reclaim: BTreeMap::new(),
+            merge_default_eviction_settings: false,
+            local_storage_capacity_isolation: true,
+            static_pod_path: None,
+            file_check_frequency: Duration::from_secs(20),
+            rotate_certificates: false,
+            server_tls_bootstrap: false,
             kube_reserved: BTreeMap::new(),
             system_reserved: BTreeMap::new(),
             image_gc_high_threshold_percent: 85,
             image_gc_low_threshold_percent: 80,
             image_minimum_gc_age: Duration::from_secs(120),
+            image_maximum_gc_age: Duration::ZERO,
             protect_kernel_defaults: false,
             volume_plugin_dir: "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/".into(),
             node_status_update_frequency: Duration::from_secs(10),
@@ -199,6 +230,7 @@ impl Default for KubeletConfiguration {
             sync_frequency: Duration::from_secs(60),
             container_log_max_size: "10Mi".into(),
             container_log_max_files: 5,
+            container_log_monitor_interval: Duration::from_secs(10),
             cpu_cfs_quota: true,
             cpu_cfs_quota_period: Duration::from_millis(100),
             crash_loop_back_off: CrashLoopBackOff::default(),
@@ -210,6 +242,17 @@ impl Default for KubeletConfiguration {
             logging: Logging::default(),
         }
     }
+}
+
+fn default_eviction_hard() -> BTreeMap<String, String> {
+    let hard = [
+        ("memory.available", "100Mi"),
+        ("nodefs.available", "10%"),
+        ("nodefs.inodesFree", "5%"),
+        ("imagefs.available", "15%"),
+        ("imagefs.inodesFree", "5%"),
+    ];
+    hard.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
 /// A number of nanoseconds or Go's text, as upstream's durations read.
@@ -241,7 +284,11 @@ impl KubeletConfiguration {
     /// # Errors
     /// One line per file: syntax, an unknown key, or the first value that makes no sense.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = serde_saphyr::from_str(text).map_err(|e| one_line(&e.to_string()))?;
+        let mut config: Self = serde_saphyr::from_str(text).map_err(|e| one_line(&e.to_string()))?;
+        if config.merge_default_eviction_settings {
+            let given = std::mem::replace(&mut config.eviction_hard, default_eviction_hard());
+            config.eviction_hard.extend(given);
+        }
         match config.validate().first() {
             Some(error) => Err(error.clone()),
             None => Ok(config),
@@ -343,15 +390,24 @@ impl KubeletConfiguration {
                 );
             }
         }
-        for (signal, limit) in &self.eviction_hard {
-            let percent = limit
-                .strip_suffix('%')
-                .is_some_and(|p| p.parse::<f32>().is_ok_and(|p| (0.0..100.0).contains(&p)));
-            refuse(
-                !percent && Quantity::parse(limit).is_err(),
-                format!("evictionHard: {signal}: {limit:?} is neither a quantity nor a percentage"),
-            );
+        if let Err(e) = eviction::threshold::thresholds(self) {
+            refuse(true, format!("evictionHard, evictionSoft: {e}"));
         }
+        refuse(
+            self.container_log_monitor_interval < Duration::from_secs(3),
+            format!(
+                "containerLogMonitorInterval {:?} must be greater than or equal to 3s",
+                self.container_log_monitor_interval
+            ),
+        );
+        refuse(
+            !self.image_maximum_gc_age.is_zero() && self.image_maximum_gc_age <= self.image_minimum_gc_age,
+            "imageMaximumGCAge must be greater than imageMinimumGCAge".into(),
+        );
+        refuse(
+            self.server_tls_bootstrap && self.tls_cert_file.is_some(),
+            "serverTLSBootstrap and tlsCertFile exclude one another".into(),
+        );
         refuse(
             self.tls_cert_file.is_some() != self.tls_private_key_file.is_some(),
             "tlsCertFile and tlsPrivateKeyFile must be given together".into(),
@@ -420,7 +476,7 @@ mod tests {
             ),
             (
                 "evictionHard: {\"memory.available\": much}\n",
-                "evictionHard: memory.available",
+                "quantities must match the regular expression",
             ),
         ] {
             let error = KubeletConfiguration::parse(&format!("{HEAD}{text}")).unwrap_err();

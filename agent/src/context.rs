@@ -14,7 +14,9 @@ use crate::cgroups::Cgroups;
 use crate::dns::DnsSettings;
 use crate::env::Allocatable;
 use crate::events::Sink;
+use crate::eviction::Pressure;
 use crate::images::Images;
+use crate::probes::counts::Probed;
 use crate::runtime::resources::NodeLimits;
 use crate::sources::Objects;
 use crate::volumes::Volumes;
@@ -55,6 +57,9 @@ pub struct Context {
     pub node: NodeLimits,
     pub allocatable: Allocatable,
     pub allocations: Allocations,
+    /// Of what the node has too little.
+    pub pressure: Arc<Pressure>,
+    pub probed: Arc<Probed>,
     /// The node's addresses, primary first.
     pub host_ips: Vec<String>,
     pub cluster_domain: String,

@@ -1,5 +1,6 @@
 //! Events about one pod and its containers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use steersman_runtime::events::{EventType, Recorder, reference};
@@ -51,6 +52,16 @@ impl PodEvents {
 
     pub fn warning(&self, container: Option<&str>, reason: &str, message: &str) {
         self.record(EventType::Warning, container, reason, message);
+    }
+
+    /// The pod is ended for the node's sake.
+    pub fn evicted(&self, message: &str, annotations: BTreeMap<String, String>) {
+        match &self.sink {
+            Sink::Kept(_) => self.warning(None, "Evicted", message),
+            Sink::Api(recorder) => {
+                recorder.annotated(&self.object, EventType::Warning, "Evicted", message, annotations);
+            }
+        }
     }
 
     fn record(&self, kind: EventType, container: Option<&str>, reason: &str, message: &str) {

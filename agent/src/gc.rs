@@ -1,24 +1,33 @@
-//! Keeps the node's disk from filling: long logs are put aside, unused images removed when space is short.
+//! Keeps the node's disk from filling: long logs are put aside, unused images and ended containers removed.
+//!
+//! Runs by itself (logs every ten seconds, images every five minutes), and on request of [`crate::eviction`], which
+//! tries this before it ends pods. What stays true: an image that a container or a pod's volume uses is never removed.
 
-use std::collections::{HashMap, HashSet};
+pub mod images;
+
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use steersman_cri::v1;
 use steersman_runtime::events::{EventType, Recorder};
 use steersman_types::Quantity;
 use steersman_types::jiff::Timestamp;
 
+use crate::admit::is_over;
 use crate::config::KubeletConfiguration;
 use crate::context::Context;
 use crate::logs::rotate::{Limits, rotate};
-use crate::node::machine::Available;
 use crate::node::update::reference;
+use crate::pod;
+use crate::pods::Pods;
 use crate::quantity::value;
 use crate::runtime::labels;
+use crate::stats::Figures;
+use images::{Policy, Records, Wanted};
 
-/// Upstream's `containerLogMonitorInterval` and image collection period.
-const LOGS: Duration = Duration::from_secs(10);
+/// Upstream's image collection period.
 const IMAGES: Duration = Duration::from_secs(300);
 
 /// Rotates the logs of running containers, forever.
@@ -31,7 +40,7 @@ pub async fn rotate_logs(context: Arc<Context>, config: Arc<KubeletConfiguration
         max_files: config.container_log_max_files,
     };
     loop {
-        tokio::time::sleep(LOGS).await;
+        tokio::time::sleep(config.container_log_monitor_interval).await;
         let Ok(all) = context.runtime.list_containers(v1::ContainerFilter::default()).await else {
             continue;
         };
@@ -59,90 +68,177 @@ pub async fn rotate_logs(context: Arc<Context>, config: Arc<KubeletConfiguration
     }
 }
 
-/// Removes unused images when the disk is fuller than the high threshold, until it is below the low one; forever.
-pub async fn collect_images(
+/// Removes what nobody uses.
+pub struct Collector {
     context: Arc<Context>,
-    config: Arc<KubeletConfiguration>,
-    recorder: Recorder,
-    node: String,
-) {
-    let mut first_seen: HashMap<String, Instant> = HashMap::new();
-    loop {
-        let images = context.runtime.list_images().await.unwrap_or_default();
-        first_seen.retain(|id, _| images.iter().any(|i| i.id == *id));
-        for image in &images {
-            first_seen.entry(image.id.clone()).or_insert_with(Instant::now);
+    pods: Arc<Pods>,
+    figures: Arc<Figures>,
+    policy: Policy,
+    began: Timestamp,
+    records: Mutex<Records>,
+}
+
+impl Collector {
+    #[must_use]
+    pub fn new(
+        context: Arc<Context>,
+        pods: Arc<Pods>,
+        figures: Arc<Figures>,
+        config: &KubeletConfiguration,
+        now: Timestamp,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            pods,
+            figures,
+            policy: Policy {
+                high: i64::from(config.image_gc_high_threshold_percent),
+                low: i64::from(config.image_gc_low_threshold_percent),
+                min_age: config.image_minimum_gc_age,
+                max_age: Some(config.image_maximum_gc_age).filter(|age| !age.is_zero()),
+            },
+            began: now,
+            records: Mutex::default(),
+        })
+    }
+
+    /// Looks after images, forever.
+    pub async fn run(self: Arc<Self>, recorder: Recorder, node: String) {
+        let mut failed_before = false;
+        loop {
+            let failed = match self.once().await {
+                Ok(()) => false,
+                Err(failure) => {
+                    if let Some(reason) = failure.reason {
+                        recorder.event(&reference(&node), EventType::Warning, reason, &failure.message);
+                    }
+                    // Once may be bad luck.
+                    if failed_before {
+                        let message = failure.message.as_str();
+                        recorder.event(&reference(&node), EventType::Warning, "ImageGCFailed", message);
+                    }
+                    tracing::error!(error = failure.message, "Image garbage collection failed");
+                    true
+                }
+            };
+            failed_before = failed;
+            tokio::time::sleep(IMAGES).await;
         }
-        let used: HashSet<String> = match context.runtime.list_containers(v1::ContainerFilter::default()).await {
-            Ok(all) => all
-                .into_iter()
-                .flat_map(|c| [c.image_ref, c.image_id, c.image.unwrap_or_default().image])
-                .collect(),
-            // Without knowing what is used nothing is removed.
-            Err(_) => {
-                tokio::time::sleep(IMAGES).await;
-                continue;
+    }
+
+    async fn once(&self) -> Result<(), Failure> {
+        let now = Timestamp::now();
+        let unused = self.unused(now).await?;
+        let old = images::too_old(&unused, &self.policy, self.began, now);
+        self.remove(&old, i64::MAX).await;
+        let unused: Vec<Wanted> = unused.into_iter().filter(|i| !old.contains(i)).collect();
+        let fs = self.figures.image_fs().await;
+        let fs = fs.ok_or_else(|| Failure::plain("failed to get image stats"))?;
+        let whole = |n: Option<u64>| i64::try_from(n.unwrap_or(0)).unwrap_or(i64::MAX);
+        let (capacity, available) = (whole(fs.capacity_bytes), whole(fs.available_bytes));
+        if capacity == 0 {
+            return Err(Failure {
+                reason: Some("InvalidDiskCapacity"),
+                message: "invalid capacity 0 on image filesystem".into(),
+            });
+        }
+        let Some(short) = images::shortage(capacity, available, &self.policy) else {
+            return Ok(());
+        };
+        let freed = self.remove(&images::removable(&unused, &self.policy, now), short).await;
+        if freed >= short {
+            return Ok(());
+        }
+        Err(Failure {
+            reason: Some("FreeDiskSpaceFailed"),
+            message: images::insufficient(capacity, available, freed),
+        })
+    }
+
+    /// Removes every unused image that is old enough.
+    pub async fn remove_unused_images(&self) {
+        let now = Timestamp::now();
+        match self.unused(now).await {
+            Ok(unused) => {
+                self.remove(&images::removable(&unused, &self.policy, now), i64::MAX)
+                    .await;
             }
-        };
-        let in_use = |i: &v1::Image| {
-            i.pinned || used.contains(&i.id) || i.repo_tags.iter().chain(&i.repo_digests).any(|n| used.contains(n))
-        };
-        let old = |i: &v1::Image| {
-            first_seen
-                .get(&i.id)
-                .is_some_and(|at| at.elapsed() >= config.image_minimum_gc_age)
-        };
-        let candidates: Vec<&v1::Image> = images.iter().filter(|i| !in_use(i) && old(i)).collect();
-        if let Some(short) = shortage(&Available::read(&context.root), &config) {
-            let freed = remove(&context, &candidates, short).await;
-            if freed < short {
-                let message = format!(
-                    "Failed to garbage collect required amount of images. Attempted to free {short} bytes, but only found {freed} bytes eligible to free."
-                );
-                recorder.event(&reference(&node), EventType::Warning, "FreeDiskSpaceFailed", &message);
+            Err(e) => tracing::warn!(error = e.message, "Unused images could not be removed"),
+        }
+    }
+
+    /// Removes containers and sandboxes of pods that have ended; their logs stay until the pods go.
+    pub async fn remove_dead_containers(&self) {
+        let runtime = self.context.runtime.as_ref();
+        for pod in self.pods.list().iter().filter(|p| is_over(p)) {
+            let label_selector = [(labels::POD_UID.to_owned(), pod::uid(pod).to_owned())].into();
+            let filter = v1::ContainerFilter {
+                label_selector,
+                ..Default::default()
+            };
+            let ended = v1::ContainerState::ContainerExited as i32;
+            let containers = runtime.list_containers(filter).await.unwrap_or_default();
+            for container in containers.iter().filter(|c| c.state == ended) {
+                if let Err(e) = runtime.remove_container(&container.id).await {
+                    tracing::warn!(container = %container.id, error = %e, "Failed to remove a dead container");
+                }
             }
         }
-        tokio::time::sleep(IMAGES).await;
+    }
+
+    /// Images that nothing uses, the one to go first in front.
+    async fn unused(&self, now: Timestamp) -> Result<Vec<Wanted>, Failure> {
+        let runtime = self.context.runtime.as_ref();
+        let failed = |e: steersman_cri::CriError| Failure::plain(&e.to_string());
+        // Containers first: an image that is taken into use in between is then too young.
+        let images = runtime.list_images().await.map_err(failed)?;
+        let containers = runtime
+            .list_containers(v1::ContainerFilter::default())
+            .await
+            .map_err(failed)?;
+        let mut used: HashSet<String> = containers
+            .into_iter()
+            .flat_map(|c| [c.image_ref, c.image_id, c.image.unwrap_or_default().image])
+            .collect();
+        for pod in self.pods.list() {
+            let volumes = pod::spec(&pod).volumes.iter().flatten();
+            let references = volumes.filter_map(|v| v.image.as_ref()?.reference.clone());
+            used.extend(references.filter_map(|r| crate::images::with_tag(&r)));
+        }
+        Ok(self.records.lock().unused(&images, &used, now))
+    }
+
+    /// Removes images until so many bytes are freed; gives how many were.
+    async fn remove(&self, images: &[Wanted], wanted: i64) -> i64 {
+        let mut freed = 0_i64;
+        for image in images {
+            if freed >= wanted {
+                break;
+            }
+            tracing::info!(image = %image.id, size = image.size, "Removing image to free bytes");
+            match self.context.runtime.remove_image(&image.id).await {
+                Ok(()) => {
+                    self.context.images.removed(&image.id);
+                    freed = freed.saturating_add(image.size);
+                }
+                Err(e) => tracing::warn!(image = %image.id, error = %e, "Failed to remove an image"),
+            }
+        }
+        freed
     }
 }
 
-/// How many bytes to free, when the disk is above the high threshold.
-fn shortage(disk: &Available, config: &KubeletConfiguration) -> Option<i64> {
-    let percent = |p: u32| disk.disk_capacity / 100 * i64::from(p);
-    let used = disk.disk_capacity - disk.disk;
-    let over = disk.disk_capacity > 0 && used >= percent(config.image_gc_high_threshold_percent);
-    over.then(|| used - percent(config.image_gc_low_threshold_percent))
+/// Why images could not be collected; some reasons are told in an event.
+struct Failure {
+    reason: Option<&'static str>,
+    message: String,
 }
 
-async fn remove(context: &Context, candidates: &[&v1::Image], wanted: i64) -> i64 {
-    let mut freed = 0;
-    for image in candidates {
-        if freed >= wanted {
-            break;
+impl Failure {
+    fn plain(message: &str) -> Self {
+        Self {
+            reason: None,
+            message: message.to_owned(),
         }
-        tracing::info!(image = %image.id, size = image.size, "Removing image to free bytes");
-        if context.runtime.remove_image(&image.id).await.is_ok() {
-            context.images.removed(&image.id);
-            freed += i64::try_from(image.size).unwrap_or(0);
-        }
-    }
-    freed
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn space_is_freed_only_above_the_high_and_down_to_the_low_threshold() {
-        let config = KubeletConfiguration::default();
-        let disk = |free: i64| Available {
-            disk: free,
-            disk_capacity: 1000,
-            ..Available::default()
-        };
-        assert_eq!(shortage(&disk(200), &config), None);
-        assert_eq!(shortage(&disk(150), &config), Some(50));
-        assert_eq!(shortage(&disk(0), &config), Some(200));
     }
 }

@@ -11,10 +11,11 @@
 //! | [`mod@env`], [`volumes`], [`sources`], [`hosts`], [`dns`] | what a container finds inside |
 //! | [`images`], [`probes`], [`lifecycle`], [`logs`], [`cgroups`] | what surrounds it |
 //! | [`node`] | the node's object, status and lease |
+//! | [`stats`], [`eviction`], [`gc`] | what is used, and what happens when it gets short |
 //! | [`server`] | the agent's API: logs, exec, figures |
 //!
 //! What stays true: a restart of the agent touches no container; what must survive it lies in CRI labels and in files
-//! below the root directory that can be made again. What it does not do: persistent volumes, device plugins, eviction.
+//! below the root directory that can be made again. What it does not do: persistent volumes, device plugins.
 
 pub mod admit;
 pub mod allocations;
@@ -26,12 +27,14 @@ pub mod context;
 pub mod dns;
 pub mod env;
 pub mod events;
+pub mod eviction;
 pub mod gc;
 pub mod hosts;
 pub mod images;
 pub mod lifecycle;
 pub mod logs;
 pub mod node;
+pub mod overrides;
 pub mod pod;
 pub mod pods;
 pub mod probes;
@@ -42,4 +45,5 @@ pub mod report;
 pub mod runtime;
 pub mod server;
 pub mod sources;
+pub mod stats;
 pub mod volumes;

@@ -13,12 +13,12 @@ use steersman_runtime::{Event, Informer};
 use steersman_types::api::core::v1::Pod;
 use tokio::sync::{Notify, watch};
 
-use crate::admit::{is_over, refusal};
+use crate::admit::{Node, is_over, refusal};
 use crate::allocations::amounts;
 use crate::context::Context;
 use crate::pod;
 use crate::pod::seen::Trouble;
-use crate::pod::worker::{Assigned, Worker};
+use crate::pod::worker::{Assigned, Evicted, Worker};
 use crate::runtime::labels;
 
 /// The runtime is listed this often; its events usually tell earlier.
@@ -72,12 +72,17 @@ impl Pods {
 
     fn assign(self: &Arc<Self>, pod: &Arc<Pod>, gone: bool) {
         let uid = pod::uid(pod).to_owned();
-        let assigned = Assigned { pod: pod.clone(), gone };
+        let mut assigned = Assigned {
+            pod: pod.clone(),
+            gone,
+            evicted: None,
+        };
         let mut running = self.running.lock();
         if let Some(known) = running.get(&uid) {
             // The echo of the worker's own reports must not wake it: it would try again at once what just failed.
             known.assigned.send_if_modified(|before| {
                 let matters = gone || concerns_worker(&before.pod, pod);
+                assigned.evicted = before.evicted.take();
                 *before = assigned;
                 matters
             });
@@ -88,7 +93,14 @@ impl Pods {
         }
         let active: Vec<Arc<Pod>> = running.values().map(|r| r.assigned.borrow().pod.clone()).collect();
         let used = self.context.allocations.of_others(&uid);
-        let refused = refusal(pod, &active, used, &self.context.allocatable, self.max_pods);
+        let node = Node {
+            active: &active,
+            used,
+            allocatable: &self.context.allocatable,
+            max_pods: self.max_pods,
+            short_of: self.context.pressure.now(),
+        };
+        let refused = refusal(pod, &node);
         if refused.is_none() && !is_over(pod) {
             self.context.allocations.set(&uid, amounts(pod));
         }
@@ -134,6 +146,30 @@ impl Pods {
         self.list()
             .into_iter()
             .find(|p| pod::namespace(p) == namespace && pod::name(p) == name)
+    }
+
+    /// The pods of which something may run and that nobody has told to end.
+    #[must_use]
+    pub fn active(&self) -> Vec<Arc<Pod>> {
+        let running = self.running.lock();
+        let assigned = running.iter().map(|(uid, r)| (uid, r.assigned.borrow()));
+        assigned
+            .filter(|(uid, a)| {
+                a.evicted.is_none() && !a.gone && !is_over(&a.pod) && self.context.allocations.holds(uid)
+            })
+            .map(|(_, a)| a.pod.clone())
+            .collect()
+    }
+
+    /// Ends a pod for good, whatever the API says. Tells whether there was one to end.
+    pub fn evict(&self, uid: &str, why: Evicted) -> bool {
+        let running = self.running.lock();
+        let Some(known) = running.get(uid) else { return false };
+        known.assigned.send_if_modified(|assigned| {
+            let first = assigned.evicted.is_none();
+            assigned.evicted.get_or_insert_with(|| Arc::new(why));
+            first
+        })
     }
 
     /// Whether the runtime has been listed lately; the node is not ready otherwise.

@@ -296,6 +296,16 @@ impl Runtime for Client {
         call!(self.runtime, list_container_stats, "ListContainerStats", request).map(|r| r.stats)
     }
 
+    async fn list_sandbox_stats(&self) -> Result<Vec<v1::PodSandboxStats>> {
+        let request = self.request(v1::ListPodSandboxStatsRequest {});
+        call!(self.runtime, list_pod_sandbox_stats, "ListPodSandboxStats", request).map(|r| r.stats)
+    }
+
+    async fn image_filesystems(&self) -> Result<Vec<v1::FilesystemUsage>> {
+        let request = self.request(v1::ImageFsInfoRequest {});
+        call!(self.images, image_fs_info, "ImageFsInfo", request).map(|r| r.image_filesystems)
+    }
+
     async fn events(&self) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse>>> {
         let stream = call!(
             self.runtime,

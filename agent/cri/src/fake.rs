@@ -482,6 +482,14 @@ impl Runtime for Fake {
         self.call("ListContainerStats", |_| Ok(Vec::new()))
     }
 
+    async fn list_sandbox_stats(&self) -> Result<Vec<v1::PodSandboxStats>> {
+        self.call("ListPodSandboxStats", |_| Ok(Vec::new()))
+    }
+
+    async fn image_filesystems(&self) -> Result<Vec<v1::FilesystemUsage>> {
+        self.call("ImageFsInfo", |_| Ok(Vec::new()))
+    }
+
     async fn events(&self) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse>>> {
         let receiver = self.call("GetContainerEvents", |_| Ok(self.events.subscribe()))?;
         let events = futures::stream::unfold(receiver, |mut r| async move { r.recv().await.ok().map(|e| (Ok(e), r)) });

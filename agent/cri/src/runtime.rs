@@ -89,6 +89,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn port_forward(&self, sandbox: &str, ports: Vec<i32>) -> Result<String>;
 
     async fn list_stats(&self) -> Result<Vec<v1::ContainerStats>>;
+    /// What went over each sandbox's network.
+    async fn list_sandbox_stats(&self) -> Result<Vec<v1::PodSandboxStats>>;
+    /// Where images lie, and how much of that they use.
+    async fn image_filesystems(&self) -> Result<Vec<v1::FilesystemUsage>>;
     /// State changes as they happen. A hint: events may be missing, so callers list as well.
     async fn events(&self) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse>>>;
 

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
@@ -17,6 +17,8 @@ use crate::source::Source;
 pub const TTL: u32 = 5;
 /// What fits into one packet on every path (the usual agreement among DNS servers).
 const UDP_LIMIT: u16 = 1232;
+/// Seconds that a name outside may be remembered behind an alias of ours.
+const MAX_FOREIGN_TTL: u32 = 30;
 /// Aliases that may lead from one to the next.
 const MAX_ALIASES: usize = 8;
 
@@ -29,6 +31,8 @@ pub struct Zone<'a> {
     pub synced: bool,
     /// Whether names outside the cluster can be asked elsewhere.
     pub forwards: bool,
+    /// Domains that can, even if others cannot.
+    pub stubs: &'a [Name],
     /// The SOA record's serial number.
     pub serial: u32,
     /// Rotates the order of addresses: clients take the first.
@@ -49,8 +53,51 @@ pub enum Reply {
     Answer(Vec<u8>),
     /// Ask an upstream server.
     Forward,
+    /// Ask an upstream server this, and [`complete`] the answer with what it says; if it says nothing, send it as it is.
+    Complete(Box<Partial>),
     /// Not a query: say nothing.
     Silence,
+}
+
+/// An answer that ends with an alias to a name outside.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Partial {
+    pub answer: Vec<u8>,
+    /// What the alias leads to.
+    pub query: Vec<u8>,
+    pub target: Name,
+    limit: u16,
+}
+
+/// Puts the records of an upstream server's answer behind the alias.
+#[must_use]
+pub fn complete(partial: &Partial, upstream: &[u8]) -> Vec<u8> {
+    let merged = || {
+        let (mut ours, theirs) = (
+            Message::from_vec(&partial.answer).ok()?,
+            Message::from_vec(upstream).ok()?,
+        );
+        ours.add_answers(theirs.answers.into_iter().map(|mut record| {
+            record.ttl = record.ttl.min(MAX_FOREIGN_TTL);
+            record
+        }));
+        match finish(ours, partial.limit) {
+            Reply::Answer(bytes) => Some(bytes),
+            _ => None,
+        }
+    };
+    merged().unwrap_or_else(|| partial.answer.clone())
+}
+
+/// "I could not find out", as an answer to `query`; `None` if that is no query.
+#[must_use]
+pub fn failure(query: &[u8]) -> Option<Vec<u8>> {
+    let request = Message::from_vec(query).ok()?;
+    let mut response = Message::error_msg(request.metadata.id, request.metadata.op_code, ResponseCode::ServFail);
+    response.metadata.recursion_desired = request.metadata.recursion_desired;
+    response.metadata.recursion_available = true;
+    response.add_queries(request.queries);
+    response.to_vec().ok()
 }
 
 /// Answers one query.
@@ -105,32 +152,68 @@ pub fn respond(zone: &Zone, query: &[u8], transport: Transport) -> Reply {
     let Some(question) = request.queries.first() else {
         return Reply::Silence;
     };
-    if !resolve(zone, question.name(), question.query_type(), &mut response) {
-        return Reply::Forward;
+    let kind = question.query_type();
+    let outside = match resolve(zone, question.name(), kind, &mut response) {
+        Resolved::Here => None,
+        Resolved::Elsewhere => return Reply::Forward,
+        Resolved::Leads(target) => follow(&request, target, kind),
+    };
+    match (finish(response, limit), outside) {
+        (Reply::Answer(answer), Some((query, target))) => Reply::Complete(Box::new(Partial {
+            answer,
+            query,
+            target,
+            limit,
+        })),
+        (reply, _) => reply,
     }
-    finish(response, limit)
 }
 
-/// Fills in the answer; false if the name is none of ours and can be asked elsewhere.
-fn resolve(zone: &Zone, name: &Name, kind: RecordType, response: &mut Message) -> bool {
+/// Where a name's records are.
+enum Resolved {
+    /// In the response.
+    Here,
+    /// Not with us.
+    Elsewhere,
+    /// In the response, as far as we know them; the rest is at this name outside.
+    Leads(Name),
+}
+
+/// The question about an alias's target, asked as the client has asked.
+fn follow(request: &Message, target: Name, kind: RecordType) -> Option<(Vec<u8>, Name)> {
+    let mut query = Message::query();
+    query.metadata.id = request.metadata.id;
+    query.metadata.recursion_desired = true;
+    query.add_query(Query::query(target.clone(), kind));
+    let mut edns = Edns::new();
+    edns.set_max_payload(UDP_LIMIT).set_version(0);
+    query.set_edns(edns);
+    Some((query.to_vec().ok()?, target))
+}
+
+fn can_forward(zone: &Zone, name: &Name) -> bool {
+    zone.forwards || zone.stubs.iter().any(|stub| stub.zone_of(name))
+}
+
+/// Fills in the answer.
+fn resolve(zone: &Zone, name: &Name, kind: RecordType, response: &mut Message) -> Resolved {
     if !name.is_fqdn() {
         response.metadata.response_code = ResponseCode::FormErr;
-        return true;
+        return Resolved::Here;
     }
     if zone.domain.zone_of(name) {
         response.metadata.authoritative = true;
         if !zone.synced {
             response.metadata.authoritative = false;
             response.metadata.response_code = ResponseCode::ServFail;
-            return true;
+            return Resolved::Here;
         }
-        inside(zone, name.clone(), kind, response);
-        return true;
+        return inside(zone, name.clone(), kind, response);
     }
     if let Some(address) = reverse(name) {
         if !zone.synced {
             response.metadata.response_code = ResponseCode::ServFail;
-            return true;
+            return Resolved::Here;
         }
         let names = records::names_at(zone.source, address);
         if !names.is_empty() {
@@ -140,20 +223,20 @@ fn resolve(zone: &Zone, name: &Name, kind: RecordType, response: &mut Message) -
                 response.add_answers(targets.map(|t| Record::from_rdata(name.clone(), TTL, RData::PTR(PTR(t)))));
             }
             negative_if_empty(zone, response);
-            return true;
+            return Resolved::Here;
         }
     }
-    if zone.forwards {
-        return false;
+    if can_forward(zone, name) {
+        return Resolved::Elsewhere;
     }
     // Nothing outside can be reached, so nothing outside exists: a clear answer, where a refusal would make resolvers
     // try again and again.
     response.metadata.response_code = ResponseCode::NXDomain;
-    true
+    Resolved::Here
 }
 
 /// A name below the cluster domain, and where its aliases lead.
-fn inside(zone: &Zone, mut name: Name, kind: RecordType, response: &mut Message) {
+fn inside(zone: &Zone, mut name: Name, kind: RecordType, response: &mut Message) -> Resolved {
     for _ in 0..MAX_ALIASES {
         let Some(found) = lookup(zone, &name) else {
             // An alias to nowhere is still an answer.
@@ -170,12 +253,19 @@ fn inside(zone: &Zone, mut name: Name, kind: RecordType, response: &mut Message)
             break;
         };
         response.add_answer(Record::from_rdata(name, TTL, RData::CNAME(CNAME(target.clone()))));
-        if kind == RecordType::CNAME || !zone.domain.zone_of(&target) {
+        if kind == RecordType::CNAME {
+            break;
+        }
+        if !zone.domain.zone_of(&target) {
+            if can_forward(zone, &target) {
+                return Resolved::Leads(target);
+            }
             break;
         }
         name = target;
     }
     negative_if_empty(zone, response);
+    Resolved::Here
 }
 
 /// The records of an absolute name in the zone.

@@ -32,6 +32,7 @@ use steersman_runtime::serve::plain;
 use steersman_runtime::{Client, ListOptions};
 use tokio_util::sync::CancellationToken;
 
+use forward::{Forwarder, Route};
 use metrics::DnsMetrics;
 use server::Server;
 use source::Cluster;
@@ -57,6 +58,9 @@ pub struct Flags {
     /// Servers to ask about names outside the cluster; without any, such names do not exist.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS[:PORT]", value_parser = upstream)]
     pub upstream: Vec<SocketAddr>,
+    /// Servers to ask about the names of one domain; may be repeated.
+    #[arg(long, value_name = "DOMAIN=ADDRESS[:PORT][,…]", value_parser = stub)]
+    pub stub_domain: Vec<(Name, Vec<SocketAddr>)>,
     /// Where /health, /ready and /metrics are served; empty switches them off.
     #[arg(long, default_value = "127.0.0.1:8181", value_name = "ADDRESS:PORT")]
     pub health_bind_address: String,
@@ -80,6 +84,12 @@ fn upstream(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "must be an IP address, with or without port".to_owned())
 }
 
+fn stub(text: &str) -> Result<(Name, Vec<SocketAddr>), String> {
+    let (name, servers) = text.split_once('=').ok_or("must be a domain, =, and addresses")?;
+    let servers: Result<Vec<SocketAddr>, String> = servers.split(',').map(upstream).collect();
+    Ok((domain(name)?, servers?))
+}
+
 /// Serves until `stop`.
 ///
 /// # Errors
@@ -93,10 +103,15 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> Result<(), String> {
         Informer::start(client, ListOptions::all()),
     );
     let metrics = Metrics::new();
+    let routes = flags
+        .stub_domain
+        .into_iter()
+        .map(|(domain, servers)| Route::new(domain, servers));
+    let routes = routes.chain([Route::new(Name::root(), flags.upstream)]).collect();
     let server = Arc::new(Server::new(
         cluster,
         flags.cluster_domain,
-        flags.upstream,
+        Forwarder::new(routes),
         DnsMetrics::new(&metrics),
     ));
     if !flags.health_bind_address.is_empty() {

@@ -42,7 +42,7 @@ impl DnsMetrics {
         };
         let rcode = match reply {
             Reply::Answer(bytes) => (bytes.get(3).copied().unwrap_or_default() & 0x0f).to_string(),
-            Reply::Forward => "forward".to_owned(),
+            Reply::Forward | Reply::Complete(_) => "forward".to_owned(),
             Reply::Silence => "none".to_owned(),
         };
         self.0.get_or_create(&Labels { proto, rcode }).inc();

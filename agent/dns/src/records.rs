@@ -118,17 +118,15 @@ fn whole(source: &dyn Source, name: &str, namespace: &str) -> Option<Records> {
             ..Records::default()
         });
     }
-    let addresses = if is_headless(&service) {
+    let addresses: BTreeSet<IpAddr> = if is_headless(&service) {
         let slices = source.slices(namespace, name);
-        slices
-            .iter()
-            .flat_map(|slice| ready(&service, slice))
-            .filter_map(address)
-            .collect()
+        let found = slices.iter().flat_map(|slice| ready(&service, slice));
+        found.filter_map(address).collect()
     } else {
         cluster_ips(&service)
     };
-    Some(Records {
+    // The specification wants a headless Service without endpoints not to exist.
+    (!addresses.is_empty()).then(|| Records {
         addresses,
         ..Records::default()
     })

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hickory_proto::op::Message;
 use hickory_proto::rr::Name;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -16,8 +17,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::answer::{Reply, Transport, Zone, respond};
-use crate::forward;
+use crate::answer::{Reply, Transport, Zone, complete, failure, respond};
+use crate::forward::Forwarder;
 use crate::metrics::DnsMetrics;
 use crate::source::Cluster;
 
@@ -29,7 +30,9 @@ const IDLE: Duration = Duration::from_secs(10);
 pub struct Server {
     pub cluster: Cluster,
     pub domain: Name,
-    pub upstreams: Vec<SocketAddr>,
+    pub forwarder: Forwarder,
+    /// Domains that the forwarder has servers of their own for.
+    stubs: Vec<Name>,
     pub metrics: DnsMetrics,
     turn: AtomicUsize,
     connections: Arc<Semaphore>,
@@ -38,11 +41,12 @@ pub struct Server {
 
 impl Server {
     #[must_use]
-    pub fn new(cluster: Cluster, domain: Name, upstreams: Vec<SocketAddr>, metrics: DnsMetrics) -> Self {
+    pub fn new(cluster: Cluster, domain: Name, forwarder: Forwarder, metrics: DnsMetrics) -> Self {
         Self {
             cluster,
             domain,
-            upstreams,
+            stubs: forwarder.stubs(),
+            forwarder,
             metrics,
             turn: AtomicUsize::new(0),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -75,7 +79,8 @@ impl Server {
             source: &self.cluster,
             domain: &self.domain,
             synced: self.cluster.synced(),
-            forwards: !self.upstreams.is_empty(),
+            forwards: self.forwarder.knows_everything(),
+            stubs: &self.stubs,
             // Serial numbers wrap around by definition.
             serial: u32::try_from(serial & u64::from(u32::MAX)).unwrap_or_default(),
             turn: self.turn.fetch_add(1, Ordering::Relaxed),
@@ -83,6 +88,24 @@ impl Server {
         let reply = respond(&zone, query, transport);
         self.metrics.answered(transport, &reply);
         reply
+    }
+
+    /// The bytes to send, after asking others if need be.
+    async fn finished(&self, reply: Reply, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        match reply {
+            Reply::Answer(answer) => Some(answer),
+            Reply::Silence => None,
+            Reply::Forward => {
+                let name = Message::from_vec(query).ok()?.queries.first()?.name().clone();
+                let answer = self.forwarder.ask(&name, query, transport).await;
+                // An answer at once, even if it is none, lets the client go on to its next server.
+                answer.or_else(|| failure(query))
+            }
+            Reply::Complete(partial) => {
+                let found = self.forwarder.ask(&partial.target, &partial.query, transport).await;
+                Some(found.map_or_else(|| partial.answer.clone(), |found| complete(&partial, &found)))
+            }
+        }
     }
 
     async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>) {
@@ -102,13 +125,13 @@ impl Server {
                     // A client that cannot be reached asks again or does not.
                     let _ = socket.send_to(&answer, client).await;
                 }
-                Reply::Forward => {
+                reply @ (Reply::Forward | Reply::Complete(_)) => {
                     let Ok(slot) = self.forwarded.clone().try_acquire_owned() else {
                         continue;
                     };
                     let (server, socket, query) = (self.clone(), socket.clone(), query.to_vec());
                     tokio::spawn(async move {
-                        if let Some(answer) = forward::ask(&server.upstreams, &query, Transport::Udp).await {
+                        if let Some(answer) = server.finished(reply, &query, Transport::Udp).await {
                             let _ = socket.send_to(&answer, client).await;
                         }
                         drop(slot);
@@ -154,13 +177,9 @@ impl Server {
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Ok(()),
             };
-            let answer = match self.respond(&query, Transport::Tcp) {
-                Reply::Answer(answer) => answer,
-                Reply::Forward => match forward::ask(&self.upstreams, &query, Transport::Tcp).await {
-                    Some(answer) => answer,
-                    None => return Ok(()),
-                },
-                Reply::Silence => return Ok(()),
+            let reply = self.respond(&query, Transport::Tcp);
+            let Some(answer) = self.finished(reply, &query, Transport::Tcp).await else {
+                return Ok(());
             };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
             let framed = [&length.to_be_bytes()[..], &answer].concat();

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use steersman_dns::answer::{Reply, Transport, Zone, respond};
+use steersman_dns::answer::{Reply, Transport, Zone, complete, respond};
 use steersman_dns::source::{Source, service_of};
 use steersman_types::Typed;
 use steersman_types::api::core::v1::Service;
@@ -124,6 +124,7 @@ fn zone<'a>(cluster: &'a Fixture, domain: &'a Name) -> Zone<'a> {
         domain,
         synced: true,
         forwards: false,
+        stubs: &[],
         serial: 1,
         turn: 0,
     }
@@ -194,7 +195,8 @@ fn a_headless_service_has_its_ready_endpoints_and_their_host_names() {
         ask("db-2.db.default.svc.cluster.local.", RecordType::A),
         "nxdomain: SOA"
     );
-    assert_eq!(ask("empty.default.svc.cluster.local.", RecordType::A), "ok: SOA");
+    assert_eq!(ask("empty.default.svc.cluster.local.", RecordType::A), "nxdomain: SOA");
+    assert_eq!(ask("db.default.svc.cluster.local.", RecordType::AAAA), "ok: SOA");
 }
 
 #[test]
@@ -314,6 +316,49 @@ fn outside_names_go_to_upstream_servers_if_there_are_any() {
     assert_eq!(ask("example.org."), Reply::Forward);
     assert_eq!(ask("8.8.8.8.in-addr.arpa."), Reply::Forward);
     assert!(matches!(ask("nope.default.svc.cluster.local."), Reply::Answer(_)));
+}
+
+#[test]
+fn a_stub_domain_is_asked_about_alone() {
+    let (cluster, domain) = (cluster(), domain());
+    let stubs = [Name::from_ascii("corp.example.").unwrap()];
+    let zone = Zone {
+        stubs: &stubs,
+        ..zone(&cluster, &domain)
+    };
+    let ask = |name: &str| respond(&zone, &query(name, RecordType::A).to_vec().unwrap(), Transport::Udp);
+    assert_eq!(ask("www.Corp.example."), Reply::Forward);
+    assert!(matches!(ask("example.org."), Reply::Answer(_)));
+}
+
+#[test]
+fn an_alias_that_leads_outside_is_completed_by_an_upstream_server() {
+    let (cluster, domain) = (cluster(), domain());
+    let zone = Zone {
+        forwards: true,
+        ..zone(&cluster, &domain)
+    };
+    let bytes = query("out.default.svc.cluster.local.", RecordType::A).to_vec().unwrap();
+    let Reply::Complete(partial) = respond(&zone, &bytes, Transport::Udp) else {
+        panic!("not to be completed");
+    };
+    let asked = Message::from_vec(&partial.query).unwrap();
+    assert_eq!(asked.queries[0].to_string(), "example.org. IN A");
+    let mut upstream = Message::response(asked.metadata.id, OpCode::Query);
+    upstream.add_queries(asked.queries.clone());
+    let address = RData::A("192.0.2.9".parse().unwrap());
+    upstream.add_answer(Record::from_rdata(asked.queries[0].name().clone(), 3600, address));
+    let whole = Message::from_vec(&complete(&partial, &upstream.to_vec().unwrap())).unwrap();
+    let shown: Vec<String> = whole.answers.iter().map(|r| format!("{} {}", r.ttl, r.data)).collect();
+    assert_eq!(shown, ["5 example.org.", "30 192.0.2.9"]);
+    // Nonsense from outside leaves what we know.
+    let alone = Message::from_vec(&complete(&partial, &[1, 2, 3])).unwrap();
+    assert_eq!(alone.answers.len(), 1);
+    // Who asks for the alias gets the alias.
+    let bytes = query("out.default.svc.cluster.local.", RecordType::CNAME)
+        .to_vec()
+        .unwrap();
+    assert!(matches!(respond(&zone, &bytes, Transport::Udp), Reply::Answer(_)));
 }
 
 #[test]

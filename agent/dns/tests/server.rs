@@ -11,6 +11,7 @@ use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use http::{Request, Response};
 use serde_json::json;
+use steersman_dns::forward::{Forwarder, Route};
 use steersman_dns::metrics::DnsMetrics;
 use steersman_dns::server::Server;
 use steersman_dns::source::Cluster;
@@ -63,7 +64,7 @@ async fn serve(upstreams: Vec<SocketAddr>) -> (SocketAddr, CancellationToken) {
     let server = Arc::new(Server::new(
         cluster,
         domain,
-        upstreams,
+        Forwarder::new(vec![Route::new(Name::root(), upstreams)]),
         DnsMetrics::new(&Metrics::new()),
     ));
     let stop = CancellationToken::new();
@@ -136,6 +137,10 @@ async fn outside_names_are_asked_upstream_under_another_identifier() {
     let (server, _stop) = serve(vec![deaf.local_addr().unwrap(), upstream]).await;
     let answer = udp(server, &question("example.org.")).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+    // The one that answers is asked first from then on.
+    let started = std::time::Instant::now();
+    udp(server, &question("example.com.")).await;
+    assert!(started.elapsed() < Duration::from_secs(1));
     assert_eq!(
         udp(server, &question("web.default.svc.cluster.local."))
             .await
@@ -143,4 +148,34 @@ async fn outside_names_are_asked_upstream_under_another_identifier() {
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn a_client_is_told_when_no_upstream_answers() {
+    // Nobody listens there any more.
+    let gone = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (server, _stop) = serve(vec![gone]).await;
+    let answer = udp(server, &question("example.org.")).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(answer.queries.len(), 1);
+}
+
+#[tokio::test]
+async fn a_guessed_answer_is_passed_over_and_the_real_one_taken() {
+    let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (server, _stop) = serve(vec![upstream.local_addr().unwrap()]).await;
+    let serving = async {
+        let mut buffer = vec![0; 512];
+        let (length, from) = upstream.recv_from(&mut buffer).await.unwrap();
+        let mut answer = buffer[..length].to_vec();
+        answer[2] |= 0x80;
+        let mut guessed = answer.clone();
+        guessed[1] = guessed[1].wrapping_add(1);
+        guessed[3] |= 5;
+        upstream.send_to(&guessed, from).await.unwrap();
+        upstream.send_to(&answer, from).await.unwrap();
+    };
+    let query = question("example.org.");
+    let ((), answer) = tokio::join!(serving, udp(server, &query));
+    assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
 }

@@ -2,6 +2,7 @@
 
 pub mod lease;
 pub mod machine;
+pub mod patch;
 pub mod status;
 pub mod update;
 

@@ -1,6 +1,6 @@
 //! The node's status, from facts. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use steersman_cri::v1;
 use steersman_types::Quantity;
@@ -14,6 +14,7 @@ use steersman_types::meta::Time;
 use super::VERSION;
 use super::machine::{Available, Machine};
 use crate::config::KubeletConfiguration;
+use crate::eviction::Kind;
 use crate::pod::status::second;
 use crate::quantity::{milli, value};
 
@@ -36,12 +37,14 @@ pub struct NodeSeen {
     pub images: Vec<v1::Image>,
     pub handlers: Vec<v1::RuntimeHandler>,
     pub supplemental_groups_policy: Option<bool>,
+    /// Of what the node has too little.
+    pub short_of: BTreeSet<Kind>,
 }
 
-/// The complete status; `old` gives the times of conditions that did not change.
+/// The complete status; `old` gives the times of conditions that did not change, and what others added to the capacity.
 #[must_use]
 pub fn status(seen: &NodeSeen, config: &KubeletConfiguration, old: &NodeStatus) -> NodeStatus {
-    let capacity = capacity(seen, config);
+    let capacity = capacity(seen, config, old);
     let mut addresses: Vec<NodeAddress> = seen
         .addresses
         .iter()
@@ -58,7 +61,7 @@ pub fn status(seen: &NodeSeen, config: &KubeletConfiguration, old: &NodeStatus) 
         addresses: Some(addresses),
         allocatable: Some(allocatable(&capacity, seen, config)),
         capacity: Some(capacity),
-        conditions: Some(conditions(seen, config, old)),
+        conditions: Some(conditions(seen, old)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint {
                 port: i32::from(config.port),
@@ -96,19 +99,27 @@ fn kibi(bytes: i64) -> Quantity {
     Quantity(format!("{}Ki", bytes / 1024))
 }
 
-fn capacity(seen: &NodeSeen, config: &KubeletConfiguration) -> BTreeMap<String, Quantity> {
+/// What the machine has, and what others say that it has: the kinds of resources that only they know stay.
+fn capacity(seen: &NodeSeen, config: &KubeletConfiguration, old: &NodeStatus) -> BTreeMap<String, Quantity> {
     let mut pods = i64::from(config.max_pods);
     if config.pods_per_core > 0 {
         pods = pods.min(i64::from(config.pods_per_core).saturating_mul(seen.machine.cpus));
     }
-    BTreeMap::from([
+    let foreign = old
+        .capacity
+        .iter()
+        .flatten()
+        .filter(|(name, _)| !name.starts_with("hugepages-"));
+    let mut all: BTreeMap<String, Quantity> = foreign.map(|(k, v)| (k.clone(), v.clone())).collect();
+    all.extend([
         ("cpu".into(), Quantity(seen.machine.cpus.to_string())),
         ("memory".into(), kibi(seen.machine.memory)),
         ("ephemeral-storage".into(), kibi(seen.available.disk_capacity)),
         ("pods".into(), Quantity(pods.to_string())),
         ("hugepages-1Gi".into(), Quantity("0".into())),
         ("hugepages-2Mi".into(), Quantity("0".into())),
-    ])
+    ]);
+    all
 }
 
 /// Capacity without what is reserved for the system and what must stay free.
@@ -155,12 +166,8 @@ fn threshold(config: &KubeletConfiguration, signal: &str, capacity: i64) -> i64 
 /// Status, reason, message.
 type Verdict = (bool, &'static str, String);
 
-fn conditions(seen: &NodeSeen, config: &KubeletConfiguration, old: &NodeStatus) -> Vec<NodeCondition> {
-    let a = &seen.available;
-    let memory = a.memory > 0 && a.memory < threshold(config, "memory.available", seen.machine.memory);
-    let disk = a.disk_capacity > 0
-        && (a.disk < threshold(config, "nodefs.available", a.disk_capacity)
-            || (a.inodes > 0 && a.inodes_free < threshold(config, "nodefs.inodesFree", a.inodes)));
+fn conditions(seen: &NodeSeen, old: &NodeStatus) -> Vec<NodeCondition> {
+    let short = |kind: Kind| seen.short_of.contains(&kind);
     let pressure = |on: bool, yes: (&'static str, &str), no: (&'static str, &str)| -> Verdict {
         let (reason, message) = if on { yes } else { no };
         (on, reason, message.to_owned())
@@ -169,7 +176,7 @@ fn conditions(seen: &NodeSeen, config: &KubeletConfiguration, old: &NodeStatus) 
         (
             "MemoryPressure",
             pressure(
-                memory,
+                short(Kind::Memory),
                 (
                     "KubeletHasInsufficientMemory",
                     "kubelet has insufficient memory available",
@@ -180,17 +187,17 @@ fn conditions(seen: &NodeSeen, config: &KubeletConfiguration, old: &NodeStatus) 
         (
             "DiskPressure",
             pressure(
-                disk,
+                short(Kind::Disk),
                 ("KubeletHasDiskPressure", "kubelet has disk pressure"),
                 ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
             ),
         ),
         (
             "PIDPressure",
-            (
-                false,
-                "KubeletHasSufficientPID",
-                "kubelet has sufficient PID available".to_owned(),
+            pressure(
+                short(Kind::Pid),
+                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+                ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
             ),
         ),
         (
@@ -257,19 +264,6 @@ fn handlers(all: &[v1::RuntimeHandler]) -> Vec<NodeRuntimeHandler> {
     all.iter().map(one).collect()
 }
 
-/// Do the two differ in more than their heartbeat times?
-#[must_use]
-pub fn changed(a: &NodeStatus, b: &NodeStatus) -> bool {
-    let still = |s: &NodeStatus| {
-        let mut s = s.clone();
-        for c in s.conditions.iter_mut().flatten() {
-            c.last_heartbeat_time = None;
-        }
-        s
-    };
-    still(a) != still(b)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,6 +307,25 @@ mod tests {
     }
 
     #[test]
+    fn capacity_that_others_add_is_allocatable_too() {
+        let config = KubeletConfiguration::default();
+        let given = |n: &str| BTreeMap::from([("example.com/dongle".to_owned(), Quantity(n.into()))]);
+        let old = NodeStatus {
+            capacity: Some(given("3")),
+            allocatable: Some(BTreeMap::from([("example.com/gone".to_owned(), Quantity("1".into()))])),
+            ..NodeStatus::default()
+        };
+        let status = status(&seen(), &config, &old);
+        let of = |map: &Option<BTreeMap<String, Quantity>>, name: &str| map.as_ref().unwrap().get(name).cloned();
+        assert_eq!(of(&status.capacity, "example.com/dongle"), Some(Quantity("3".into())));
+        assert_eq!(
+            of(&status.allocatable, "example.com/dongle"),
+            Some(Quantity("3".into()))
+        );
+        assert_eq!(of(&status.allocatable, "example.com/gone"), None);
+    }
+
+    #[test]
     fn conditions_have_upstreams_reasons_and_keep_their_times() {
         let config = KubeletConfiguration::default();
         let first = status(&seen(), &config, &NodeStatus::default());
@@ -332,7 +345,7 @@ mod tests {
         assert_eq!(text(&first), fine);
         let mut later = seen();
         later.now = Timestamp::from_second(100).unwrap();
-        later.available.memory = 1 << 20;
+        later.short_of.insert(Kind::Memory);
         later.problems = vec!["container runtime is down".into()];
         let second = status(&later, &config, &first);
         assert_eq!(text(&second)[0], "MemoryPressure=True KubeletHasInsufficientMemory");
@@ -345,9 +358,5 @@ mod tests {
                 .0
         };
         assert_eq!((since(&second, 0).as_second(), since(&second, 1).as_second()), (100, 0));
-        let mut beat = seen();
-        beat.now = Timestamp::from_second(50).unwrap();
-        assert!(!changed(&first, &status(&beat, &config, &first)));
-        assert!(changed(&first, &second));
     }
 }

@@ -1,25 +1,27 @@
 //! Registers the node and keeps its status true.
 //!
 //! Looks every few seconds (`nodeStatusUpdateFrequency`), writes when something changed or the last write is long ago
-//! (`nodeStatusReportFrequency`). Until the node is ready for the first time it looks much more often.
+//! (`nodeStatusReportFrequency`). Until the node is ready for the first time it looks much more often. When the API server
+//! shows the node as silent (the node lifecycle controller had not heard of it for too long), it contradicts at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use steersman_cri::Runtime;
-use steersman_runtime::Client;
 use steersman_runtime::client::{ApiError, Patch};
 use steersman_runtime::events::{EventType, Recorder};
-use steersman_types::Typed;
+use steersman_runtime::{Client, Event, Informer, ListOptions};
 use steersman_types::api::core::v1::{Node, NodeSpec, NodeStatus, ObjectReference, Taint};
 use steersman_types::jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::machine::{Available, Machine};
-use super::status::{NodeSeen, changed, status};
+use super::patch::change;
+use super::status::{NodeSeen, status};
 use crate::config::KubeletConfiguration;
+use crate::eviction::Pressure;
 
 /// Before the first ready status, at the start of the agent.
 const EAGER: Duration = Duration::from_millis(100);
@@ -43,66 +45,88 @@ pub struct NodeUpdater {
     pub root: std::path::PathBuf,
     pub labels: BTreeMap<String, String>,
     pub health: Health,
+    pub pressure: Arc<Pressure>,
     /// Told once the object exists.
     pub registered: Arc<Notify>,
 }
 
+/// What became of a look.
+struct Once {
+    ready: bool,
+    /// The API holds what was seen.
+    wrote: bool,
+}
+
 impl NodeUpdater {
     /// Runs forever.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
+        // A request that hangs must not cost the node its readiness.
+        self.client = self.client.with_timeout(self.config.node_status_update_frequency);
         if self.config.register_node {
             self.register().await;
         }
+        let silenced = Arc::new(Notify::new());
+        let own: Informer<Node> = Informer::start(
+            self.client.clone(),
+            ListOptions::all().fields(&format!("metadata.name={}", self.name)),
+        );
+        let waking = silenced.clone();
+        own.on_event(move |event| {
+            if !matches!(event, Event::Deleted(_)) && is_silenced(event.object()) {
+                waking.notify_one();
+            }
+        });
         self.registered.notify_waiters();
         self.registered.notify_one();
-        let mut reported: Option<(Instant, NodeStatus)> = None;
+        let mut reported: Option<Instant> = None;
         let begun = Instant::now();
         let mut was_ready = false;
         loop {
-            let old = reported.as_ref().map(|(_, s)| s.clone());
-            match self.once(old, reported.as_ref().map(|(at, _)| *at)).await {
-                Ok(Some(new)) => reported = Some((Instant::now(), new)),
-                Ok(None) => {}
+            match self.once(reported).await {
+                Ok(done) => {
+                    was_ready = was_ready || done.ready;
+                    if done.wrote {
+                        reported = Some(Instant::now());
+                    }
+                }
                 Err(e) => tracing::warn!(error = %e, "Error updating node status, will retry"),
             }
-            let ready = reported.as_ref().is_some_and(|(_, s)| is_ready(s));
-            was_ready = was_ready || ready;
             let eager = !was_ready && begun.elapsed() < EAGER_FOR;
-            tokio::time::sleep(if eager {
+            let pause = if eager {
                 EAGER
             } else {
                 self.config.node_status_update_frequency
-            })
-            .await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // The node got short of something, or is not any more.
+                () = self.pressure.changed.notified() => {}
+                () = silenced.notified() => {}
+            }
         }
     }
 
-    /// Looks once and writes if necessary; gives what was written.
-    async fn once(&self, reported: Option<NodeStatus>, at: Option<Instant>) -> Result<Option<NodeStatus>, ApiError> {
+    /// Looks once and writes if necessary. The API's object is read each time: others add to its capacity.
+    async fn once(&self, reported: Option<Instant>) -> Result<Once, ApiError> {
         let seen = self.look().await;
-        let old = match reported {
-            Some(old) => old,
-            None => self
-                .client
-                .get::<Node>(None, &self.name)
-                .await?
-                .status
-                .unwrap_or_default(),
-        };
+        let old = self
+            .client
+            .get::<Node>(None, &self.name)
+            .await?
+            .status
+            .unwrap_or_default();
         let new = status(&seen, &self.config, &old);
-        let late = at.is_none_or(|at| at.elapsed() >= self.config.node_status_report_frequency);
-        if !late && !changed(&old, &new) {
-            return Ok(None);
-        }
-        let Some(change) = patch(&old, &new) else {
-            return Ok(Some(new));
+        let ready = is_ready(&new);
+        let late = reported.is_none_or(|at| at.elapsed() >= self.config.node_status_report_frequency);
+        let Some(change) = change(&old, &new).filter(|c| c.matters || late) else {
+            return Ok(Once { ready, wrote: late });
         };
-        let body = Patch::Strategic(json!({ "status": change }));
+        let body = Patch::Strategic(json!({ "status": change.patch }));
         self.client
             .patch::<Node>(&body, None, &self.name, Some("status"))
             .await?;
         self.tell(&old, &new);
-        Ok(Some(new))
+        Ok(Once { ready, wrote: true })
     }
 
     async fn look(&self) -> NodeSeen {
@@ -127,6 +151,7 @@ impl NodeUpdater {
             images: self.runtime.list_images().await.unwrap_or_default(),
             supplemental_groups_policy: answer.features.as_ref().map(|f| f.supplemental_groups_policy),
             handlers: answer.runtime_handlers,
+            short_of: self.pressure.now(),
         }
     }
 
@@ -236,6 +261,14 @@ pub fn reference(node: &str) -> ObjectReference {
     }
 }
 
+/// Whether somebody says in our name that nothing is known of the node; we never say that ourselves.
+fn is_silenced(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|c| c.type_ == "Ready" && c.status == "Unknown")
+}
+
 fn is_ready(status: &NodeStatus) -> bool {
     status
         .conditions
@@ -276,33 +309,4 @@ fn missing(
     want.filter(|(k, v)| have.and_then(|h| h.get(*k)) != Some(v))
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect()
-}
-
-/// Changed fields of the status; lists that would merge by key are replaced, conditions merge by type.
-fn patch(old: &NodeStatus, new: &NodeStatus) -> Option<Value> {
-    let fields = |s: &NodeStatus| match (Node {
-        status: Some(s.clone()),
-        ..Node::default()
-    })
-    .to_value()["status"]
-        .take()
-    {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    };
-    let (old, new) = (fields(old), fields(new));
-    let mut change = Map::new();
-    for (name, value) in new {
-        if old.get(&name) == Some(&value) {
-            continue;
-        }
-        let value = match name.as_str() {
-            "addresses" => std::iter::once(json!({"$patch": "replace"}))
-                .chain(value.as_array().into_iter().flatten().cloned())
-                .collect(),
-            _ => value,
-        };
-        change.insert(name, value);
-    }
-    (!change.is_empty()).then_some(Value::Object(change))
 }

@@ -91,6 +91,38 @@ pub fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
 }
 
+fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    Some(pod.metadata.annotations.as_ref()?.get(name)?.as_str())
+}
+
+/// Where a pod that is not the API's comes from.
+pub const SOURCE: &str = "kubernetes.io/config.source";
+/// On an object of the API that only shows a pod of a file: which one.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Identifies a version of a pod of a file.
+pub const HASH: &str = "kubernetes.io/config.hash";
+
+/// A pod from a file of this node.
+#[must_use]
+pub fn is_static(pod: &Pod) -> bool {
+    annotation(pod, SOURCE).is_some_and(|s| s != "api")
+}
+
+/// The API's picture of a static pod.
+#[must_use]
+pub fn is_mirror(pod: &Pod) -> bool {
+    annotation(pod, MIRROR).is_some()
+}
+
+/// From here on, a priority says that the cluster or the node needs the pod.
+const CRITICAL: i32 = 2_000_000_000;
+
+/// A pod that the node must not end by itself and takes even when it lacks something.
+#[must_use]
+pub fn is_critical(pod: &Pod) -> bool {
+    is_static(pod) || is_mirror(pod) || spec(pod).priority.is_some_and(|p| p >= CRITICAL)
+}
+
 /// How upstream's messages name a pod: `name_namespace(uid)`.
 #[must_use]
 pub fn full_name(pod: &Pod) -> String {

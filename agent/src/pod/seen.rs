@@ -31,6 +31,8 @@ pub struct PodSeen {
     pub ending: Ending,
     /// The pod was refused or ended by the node itself; its phase is Failed.
     pub failed: Option<Trouble>,
+    /// Why the node ended it, to be shown once it has ended.
+    pub disrupted: Option<PodCondition>,
     /// By container name: the resources that the runtime was told.
     pub actuated: BTreeMap<String, ResourceRequirements>,
     /// The conditions of a change of resources that is not complete.

@@ -35,12 +35,19 @@ pub fn status(pod: &Pod, seen: &PodSeen, old: &PodStatus) -> PodStatus {
     let terminal = seen.ending == Ending::Stopped;
     let phase = phase::phase(pod, seen, &new, terminal);
     let final_before = old.phase.clone().filter(|p| p == "Failed" || p == "Succeeded");
-    let phase = final_before.unwrap_or(phase);
+    // A pod that the node ends is over when its containers are, and not before.
+    let under_way =
+        final_before.is_none() && !terminal && seen.containers.iter().any(super::seen::ContainerSeen::is_running);
+    let phase = if under_way && seen.failed.is_some() {
+        old.phase.clone().unwrap_or_else(|| "Pending".into())
+    } else {
+        final_before.unwrap_or(phase)
+    };
     if old.phase.as_ref() == Some(&phase) {
         new.reason.clone_from(&old.reason);
         new.message.clone_from(&old.message);
     }
-    if let Some(failed) = &seen.failed {
+    if let Some(failed) = seen.failed.as_ref().filter(|_| !under_way) {
         new.reason = Some(failed.reason.clone());
         new.message = Some(failed.message.clone());
     }

@@ -40,6 +40,31 @@ pub struct Assigned {
     pub pod: Arc<Pod>,
     /// The object no longer exists.
     pub gone: bool,
+    /// The node ends the pod by itself.
+    pub evicted: Option<Arc<Evicted>>,
+}
+
+/// Why, and how, the node ends a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evicted {
+    /// Reason and message of the pod's status.
+    pub why: Trouble,
+    /// Seconds between the stop signal and the end.
+    pub grace: i64,
+    /// Shown once the pod has ended.
+    pub condition: Option<PodCondition>,
+}
+
+impl Assigned {
+    /// Seconds that the pod's containers get to stop: whoever is in a greater hurry decides.
+    fn grace(&self) -> i64 {
+        let own = stop::grace(&self.pod);
+        self.evicted.as_ref().map_or(own, |e| own.min(e.grace))
+    }
+
+    fn ends(&self) -> bool {
+        self.gone || self.evicted.is_some() || self.pod.metadata.deletion_timestamp.is_some()
+    }
 }
 
 /// See the module.
@@ -89,7 +114,7 @@ impl Worker {
         let pod = assigned.borrow().pod.clone();
         Self {
             observer: Observer::default(),
-            probes: Probes::new(context.runtime.clone(), wake.clone()),
+            probes: Probes::new(context.runtime.clone(), wake.clone(), context.probed.clone()),
             reporter: Reporter::start(context.api.clone(), pod),
             backoff: BTreeMap::new(),
             trouble: BTreeMap::new(),
@@ -184,8 +209,7 @@ impl Worker {
         // A pull or a postStart hook may take long: the pod's end does not wait for it.
         let mut assigned = self.assigned.clone();
         let ended = async {
-            let over = |a: &Assigned| a.gone || a.pod.metadata.deletion_timestamp.is_some();
-            if assigned.wait_for(over).await.is_err() {
+            if assigned.wait_for(Assigned::ends).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
@@ -213,6 +237,13 @@ impl Worker {
             self.resume(pod, &seen);
         }
         self.check_deadline(pod, &seen);
+        if let Some(evicted) = &now.evicted
+            && self.failed.is_none()
+            && !self.over(pod)
+        {
+            self.failed = Some(evicted.why.clone());
+        }
+        seen.disrupted = now.evicted.as_ref().and_then(|e| e.condition.clone());
         seen.failed.clone_from(&self.failed);
         let ending = now.gone || pod.metadata.deletion_timestamp.is_some() || self.over(pod);
         seen.ending = match (ending || seen.failed.is_some(), self.stopped) {

@@ -5,12 +5,13 @@
 //! wakes the worker.
 
 pub mod count;
+pub mod counts;
 pub mod http;
 pub mod tcp;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use steersman_cri::Runtime;
@@ -24,6 +25,7 @@ use crate::events::PodEvents;
 use crate::pod;
 use crate::pod::seen::{ContainerSeen, PodSeen, ProbesSeen};
 use count::Counter;
+use counts::{Probed, Which};
 
 /// What a single run of a probe said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,18 +71,24 @@ pub struct Probes {
     results: Results,
     tasks: HashMap<(String, ProbeKind), AbortHandle>,
     wake: Arc<Notify>,
+    probed: Arc<Probed>,
+    /// Of the pod, once something of it runs.
+    uid: String,
 }
 
 impl Drop for Probes {
     fn drop(&mut self) {
         self.tasks.values().for_each(AbortHandle::abort);
+        self.probed.forget(&self.uid);
     }
 }
 
 impl Probes {
     #[must_use]
-    pub fn new(runtime: Arc<dyn Runtime>, wake: Arc<Notify>) -> Self {
+    pub fn new(runtime: Arc<dyn Runtime>, wake: Arc<Notify>, probed: Arc<Probed>) -> Self {
         Self {
+            probed,
+            uid: String::new(),
             runtime,
             results: Results::default(),
             tasks: HashMap::new(),
@@ -101,6 +109,7 @@ impl Probes {
 
     /// Starts and stops tasks so that they fit what runs. While the pod is stopping only readiness is probed.
     pub fn sync(&mut self, pod: &Pod, seen: &PodSeen, stopping: bool, events: &PodEvents) {
+        pod::uid(pod).clone_into(&mut self.uid);
         let live: Vec<&ContainerSeen> = seen.containers.iter().filter(|c| c.is_running()).collect();
         self.tasks.retain(|(id, kind), task| {
             let keep = live.iter().any(|c| c.id == *id) && !(stopping && *kind != ProbeKind::Readiness);
@@ -146,6 +155,14 @@ impl Probes {
                     started: seen_container.started.unwrap_or(seen.now),
                 };
                 let task = Task {
+                    probed: self.probed.clone(),
+                    which: Which {
+                        uid: pod::uid(pod).into(),
+                        namespace: pod::namespace(pod).into(),
+                        pod: pod::name(pod).into(),
+                        container: container.name.clone(),
+                        kind: kind.name(),
+                    },
                     kind,
                     target,
                     runtime: self.runtime.clone(),
@@ -170,6 +187,8 @@ pub struct Target {
 }
 
 struct Task {
+    probed: Arc<Probed>,
+    which: Which,
     kind: ProbeKind,
     target: Target,
     runtime: Arc<dyn Runtime>,
@@ -199,7 +218,14 @@ impl Task {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            let begun = Instant::now();
             let outcome = once(self.runtime.as_ref(), &self.target).await;
+            let result = match outcome {
+                Outcome::Success | Outcome::Warning(_) => "successful",
+                Outcome::Failure(_) => "failed",
+                Outcome::Error(_) => "unknown",
+            };
+            self.probed.count(&self.which, result, begun.elapsed());
             self.report(&outcome);
             let good = match outcome {
                 Outcome::Success | Outcome::Warning(_) => true,
@@ -386,7 +412,7 @@ mod tests {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let events = PodEvents::new(Sink::Kept(kept.clone()), &pod);
         let wake = Arc::new(Notify::new());
-        let mut probes = Probes::new(Arc::new(fake.clone()), wake.clone());
+        let mut probes = Probes::new(Arc::new(fake.clone()), wake.clone(), Arc::default());
         let begun = tokio::time::Instant::now();
         probes.sync(&pod, &running(), false, &events);
         wake.notified().await;
@@ -419,7 +445,7 @@ mod tests {
         }
         let events = PodEvents::new(Sink::Kept(Arc::default()), &pod);
         let wake = Arc::new(Notify::new());
-        let mut probes = Probes::new(Arc::new(fake.clone()), wake.clone());
+        let mut probes = Probes::new(Arc::new(fake.clone()), wake.clone(), Arc::default());
         probes.sync(&pod, &running(), false, &events);
         wake.notified().await;
         assert_eq!(

@@ -7,6 +7,7 @@
 mod access;
 mod health;
 mod logs;
+mod page;
 mod query;
 mod routes;
 mod stats;
@@ -15,7 +16,7 @@ mod streams;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -34,6 +35,7 @@ use crate::config::KubeletConfiguration;
 use crate::context::Context;
 use crate::node::machine::Machine;
 use crate::pods::Pods;
+use crate::stats::Figures;
 
 pub use health::serve as serve_health;
 
@@ -52,7 +54,7 @@ pub struct Server {
     pub config: Arc<KubeletConfiguration>,
     pub node: String,
     pub machine: Machine,
-    pub started: Instant,
+    pub figures: Arc<Figures>,
 }
 
 impl Server {

@@ -25,8 +25,9 @@ pub async fn route(server: &Arc<Server>, request: Request<Incoming>, path: &str)
         ["configz"] if read => super::json(&json!({"kubeletconfig": configz(server)})),
         ["metrics"] if read => metrics(&stats::metrics(server).await),
         ["metrics", "resource"] if read => metrics(&stats::resource(server).await),
-        ["metrics", "cadvisor" | "probes"] if read => metrics(""),
-        ["stats", "summary"] if read => super::json(&stats::summary(server).await),
+        ["metrics", "cadvisor"] if read => metrics(&stats::cadvisor(server).await),
+        ["metrics", "probes"] if read => metrics(&stats::probes(server)),
+        ["stats", "summary"] | ["stats"] if read => summary(server).await,
         ["containerLogs", namespace, name, container] if read => {
             logs::serve(
                 server,
@@ -56,6 +57,16 @@ fn metrics(body: &str) -> Response<Body> {
         "text/plain; version=0.0.4; charset=utf-8",
         Bytes::copy_from_slice(body.as_bytes()),
     )
+}
+
+async fn summary(server: &Server) -> Response<Body> {
+    match server.figures.summary().await {
+        Ok(summary) => super::json(&serde_json::to_value(&summary).unwrap_or_default()),
+        Err(e) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("failed to list pod stats: {e}"),
+        ),
+    }
 }
 
 /// Healthy while the runtime is listed regularly.
@@ -107,9 +118,22 @@ fn configz(server: &Server) -> Value {
     json!({
         "port": c.port, "maxPods": c.max_pods, "podPidsLimit": c.pod_pids_limit, "clusterDomain": c.cluster_domain,
         "clusterDNS": c.cluster_dns, "cgroupDriver": c.cgroup_driver, "cgroupRoot": c.cgroup_root,
-        "evictionHard": c.eviction_hard, "kubeReserved": c.kube_reserved, "systemReserved": c.system_reserved,
+        "evictionHard": c.eviction_hard, "evictionSoft": c.eviction_soft,
+        "evictionPressureTransitionPeriod": go_text(c.eviction_pressure_transition_period),
+        "staticPodPath": c.static_pod_path, "rotateCertificates": c.rotate_certificates,
+        "serverTLSBootstrap": c.server_tls_bootstrap, "kubeReserved": c.kube_reserved, "systemReserved": c.system_reserved,
         "serializeImagePulls": c.serialize_image_pulls, "containerLogMaxSize": c.container_log_max_size,
         "containerLogMaxFiles": c.container_log_max_files, "resolvConf": c.resolv_conf,
         "containerRuntimeEndpoint": c.container_runtime_endpoint,
     })
+}
+
+/// A duration as Go prints it, in whole seconds.
+fn go_text(d: std::time::Duration) -> String {
+    let (h, m, s) = (d.as_secs() / 3600, d.as_secs() / 60 % 60, d.as_secs() % 60);
+    match (h, m) {
+        (0, 0) => format!("{s}s"),
+        (0, _) => format!("{m}m{s}s"),
+        _ => format!("{h}h{m}m{s}s"),
+    }
 }

@@ -89,6 +89,26 @@ impl Volumes {
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o750))
     }
 
+    /// Where a volume's files are, if they are on this node and the pod's own.
+    #[must_use]
+    pub fn folder(&self, uid: &str, volume: &Volume) -> Option<PathBuf> {
+        let kind = if volume.empty_dir.is_some() {
+            "empty-dir"
+        } else if volume.config_map.is_some() {
+            "configmap"
+        } else if volume.secret.is_some() {
+            "secret"
+        } else if volume.downward_api.is_some() {
+            "downward-api"
+        } else if volume.projected.is_some() {
+            "projected"
+        } else {
+            return None;
+        };
+        let folder = self.pod_dir(uid).join("volumes").join(format!("kubernetes.io~{kind}"));
+        Some(folder.join(&volume.name))
+    }
+
     /// Makes or refreshes all volumes of the pod.
     ///
     /// # Errors

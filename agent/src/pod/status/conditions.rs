@@ -37,6 +37,18 @@ pub fn conditions(pod: &Pod, seen: &PodSeen, old: &PodStatus, new: &PodStatus) -
         }
     }
     let phase = new.phase.as_deref().unwrap_or_default();
+    if let Some(disrupted) = seen.disrupted.as_ref().filter(|_| phase == "Failed") {
+        let before = all
+            .iter()
+            .find(|c| c.type_ == disrupted.type_ && c.status == disrupted.status);
+        let since = before.and_then(|c| c.last_transition_time.clone());
+        let disrupted = PodCondition {
+            last_transition_time: Some(since.unwrap_or_else(|| Time(second(seen.now)))),
+            ..disrupted.clone()
+        };
+        all.retain(|c| c.type_ != disrupted.type_);
+        all.push(disrupted);
+    }
     let containers = containers_ready(pod, new, phase);
     let ready = match &containers {
         Ok(_) => gates(pod, &all),

@@ -2,8 +2,6 @@
 //! lives, the removal of instances that nobody needs any more.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use steersman_types::api::core::v1::Pod;
 
 use super::super::decide::decide;
@@ -58,7 +56,7 @@ impl Worker {
                 self.stopped = true;
                 return Next::Again;
             }
-            return self.stop(pod, &seen, events).await;
+            return self.stop(now, &seen, events).await;
         }
         if !self.released {
             let uid = uid(pod);
@@ -87,9 +85,9 @@ impl Worker {
     }
 
     /// Stops everything; a new, shorter grace period begins again with that one.
-    async fn stop(&mut self, pod: &Arc<Pod>, seen: &PodSeen, events: &PodEvents) -> Next {
-        let context = self.context.clone();
-        let grace = stop::grace(pod);
+    async fn stop(&mut self, now: &Assigned, seen: &PodSeen, events: &PodEvents) -> Next {
+        let (context, pod) = (self.context.clone(), &now.pod);
+        let grace = now.grace();
         let stopping = stop::pod(&context, pod, seen, grace, events);
         tokio::pin!(stopping);
         loop {
@@ -105,7 +103,7 @@ impl Worker {
                     if changed.is_err() {
                         return Next::Idle;
                     }
-                    let shorter = stop::grace(&self.assigned.borrow_and_update().pod) < grace;
+                    let shorter = self.assigned.borrow_and_update().grace() < grace;
                     if shorter {
                         return Next::Again;
                     }

@@ -76,6 +76,8 @@ fn context(fake: &Fake, written: &Arc<Mutex<Written>>, events: &Events, dir: &Pa
         },
         allocatable: BTreeMap::new(),
         allocations: crate::allocations::Allocations::default(),
+        pressure: Arc::default(),
+        probed: Arc::default(),
         host_ips: vec!["192.0.2.1".into()],
         cluster_domain: "cluster.local".into(),
         root: dir.to_owned(),
@@ -101,6 +103,7 @@ fn start(pod: Pod, fake: Fake) -> Bench {
     let (assigned, receiver) = watch::channel(Assigned {
         pod: Arc::new(pod),
         gone: false,
+        evicted: None,
     });
     let wake = Arc::new(Notify::new());
     let task = tokio::spawn(Worker::new(context, receiver, wake.clone(), None).run());
@@ -146,6 +149,7 @@ impl Bench {
         self.assigned.send_replace(Assigned {
             pod: Arc::new(pod),
             gone: false,
+            evicted: None,
         });
     }
 
@@ -331,6 +335,7 @@ async fn readiness_that_somebody_else_took_away_is_written_again() {
     bench.assigned.send_replace(Assigned {
         pod: Arc::new(pod),
         gone: false,
+        evicted: None,
     });
     bench
         .until("written again", |b| b.written.lock().statuses.len() > before)
