@@ -83,6 +83,24 @@ fn records_of_services_ports_pods_and_aliases() {
     );
     shows(&ns, "shell", web_ip, &[&of("web")]);
     shows(&ns, "shell", &of("nobody"), &["NXDOMAIN"]);
+    shows(&ns, "shell", "-type=txt dns-version.cluster.local", &["1.1.0"]);
+    shows(&ns, "shell", pod_ip, &[&of("first.set")]);
+    let dashed = format!("{}.{}.pod.cluster.local", pod_ip.replace('.', "-"), ns.name);
+    shows(&ns, "shell", &dashed, &[pod_ip]);
+
+    // A headless Service without endpoints is no name; a Service without such an address is one.
+    service(
+        "none",
+        json!({"clusterIP": "None", "selector": {"app": "none"}, "ports": [{"port": 80}]}),
+    );
+    shows(&ns, "shell", &of("none"), &["NXDOMAIN"]);
+    let other = run(&ns, "shell", &format!("nslookup -type=mx {} 2>&1", of("web")));
+    assert!(!other.contains("NXDOMAIN"), "{other}");
+    // The search list makes full names of short ones.
+    for short in ["web", &format!("web.{}", ns.name), &format!("web.{}.svc", ns.name)] {
+        let text = run(&ns, "shell", &format!("ping -c 1 -W 1 {short} 2>&1"));
+        assert!(text.contains(&format!("({web_ip})")), "{short}: {text}");
+    }
 }
 
 #[test]
