@@ -49,6 +49,30 @@ impl Cluster {
         self.state.join("logs").join(format!("{name}.log"))
     }
 
+    /// A network namespace that `hack/up` made: of a node, or `fabric`, where the bridge between them is.
+    #[must_use]
+    pub fn network(&self, name: &str) -> PathBuf {
+        self.state.join("run/ns").join(name)
+    }
+
+    /// A fresh folder of the machine that all nodes' pods can mount by its path.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.state.join("scratch").join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        folder.canonicalize().expect("a path")
+    }
+
+    /// Process id of what starts a program again whenever it ends, if it runs.
+    #[must_use]
+    pub fn supervisor(&self, name: &str) -> Option<i32> {
+        let text = std::fs::read_to_string(self.state.join("run").join(format!("{name}.loop"))).ok()?;
+        text.trim().parse().ok()
+    }
+
     /// Process id of a program as `hack/up` names it (`kube-apiserver`, `etcd-1`, `node-1.kubelet`), if it runs.
     #[must_use]
     pub fn pid(&self, name: &str) -> Option<i32> {

@@ -5,6 +5,7 @@
 //! conditions, never for time; a condition that does not come true fails with what was seen last.
 
 pub mod cluster;
+pub mod cut;
 pub mod examples;
 pub mod http;
 pub mod kubectl;
@@ -15,6 +16,7 @@ pub mod wait;
 pub mod watch;
 
 pub use cluster::Cluster;
+pub use cut::Cut;
 pub use http::Http;
 pub use kubectl::{Kubectl, Output};
 pub use maps::Maps;

@@ -7,6 +7,9 @@ use steersman_conformance::process::{kill_and_wait, signal};
 use steersman_conformance::wait::eventually_eq;
 use steersman_conformance::{Cluster, Kubectl, Namespace, WEB_IMAGE, eventually};
 
+#[path = "zz_faults/nodes.rs"]
+mod nodes;
+
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
