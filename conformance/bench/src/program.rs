@@ -25,6 +25,16 @@ pub async fn awaited(cluster: &Cluster, name: &str) -> Result<i32> {
 
 /// CPU seconds that a process has used so far.
 pub fn cpu(pid: i32) -> Result<f64> {
+    Ok(times(pid, [11, 12])?.iter().sum())
+}
+
+/// [`cpu`], with that of the children that have ended.
+pub fn cpu_of_family(pid: i32) -> Result<f64> {
+    Ok(times(pid, [11, 12, 13, 14])?.iter().sum())
+}
+
+/// Seconds that stand at these places after the name in a process's line.
+fn times<const N: usize>(pid: i32, places: [usize; N]) -> Result<[f64; N]> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
     let rest = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
     let ticks = |at: usize| {
@@ -33,8 +43,8 @@ pub fn cpu(pid: i32) -> Result<f64> {
             .and_then(|n| n.parse::<f64>().ok())
             .unwrap_or_default()
     };
-    // utime and stime, in hundredths of a second on every Linux.
-    Ok((ticks(11) + ticks(12)) / 100.0)
+    // utime, stime and those of children, in hundredths of a second on every Linux.
+    Ok(places.map(|at| ticks(at) / 100.0))
 }
 
 /// Memory of a process in MB.
