@@ -2,7 +2,7 @@
 //! terminating without ever having had a node, and those that are terminating on a node declared out of service.
 //!
 //! Watches: pods, nodes. Writes: pods/status (phase Failed, since no kubelet is there to say so), deletions without grace.
-//! Every 20 seconds. [`decide`] is pure. What stays true: a node counts as gone only when it has been missing for 40
+//! Every 20 seconds, and when a node's absence has lasted long enough. [`decide`] is pure. What stays true: a node counts as gone only when it has been missing for 40
 //! seconds and the server itself says so.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +12,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::json;
-use steersman_runtime::Informer;
 use steersman_runtime::client::{ApiError, DeleteOptions, Patch, Resource};
+use steersman_runtime::{Event, Informer};
 use steersman_types::Time;
 use steersman_types::api::core::v1::{Node, Pod};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -27,6 +28,8 @@ use crate::pods;
 const PERIOD: Duration = Duration::from_secs(20);
 /// How long a node must be missing from the cache before the server is asked.
 const QUARANTINE: Duration = Duration::from_secs(40);
+/// Nodes that are deleted one after the other are looked at together.
+const TOGETHER: Duration = Duration::from_secs(1);
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 struct Collector {
@@ -49,11 +52,26 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
         };
         this.pods.synced().await;
         this.nodes.synced().await;
+        let vanished = Arc::new(Notify::new());
+        let waking = vanished.clone();
+        this.nodes.on_event(move |event| {
+            if matches!(event, Event::Deleted(_)) {
+                waking.notify_one();
+            }
+        });
         let mut missing = BTreeMap::new();
         loop {
             this.round(&mut missing).await;
+            let now = Instant::now();
+            let due = missing
+                .values()
+                .map(|since| *since + QUARANTINE)
+                .filter(|at| *at > now)
+                .min();
+            let pause = due.map_or(PERIOD, |at| at.duration_since(now).min(PERIOD));
             tokio::select! {
-                () = tokio::time::sleep(PERIOD) => {}
+                () = tokio::time::sleep(pause) => {}
+                () = vanished.notified() => tokio::time::sleep(TOGETHER).await,
                 () = context.stop.cancelled() => return Ok(()),
             }
         }
