@@ -233,28 +233,6 @@ fn volume(volume: &mut Value) {
         let policy = pull_policy(image.text("/reference"));
         set_if_empty(image, "pullPolicy", policy);
     }
-    let fixed: &[(&str, &[(&str, &str)])] = &[
-        ("iscsi", &[("iscsiInterface", "default")]),
-        (
-            "rbd",
-            &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")],
-        ),
-        (
-            "azureDisk",
-            &[("cachingMode", "ReadWrite"), ("fsType", "ext4"), ("kind", "Shared")],
-        ),
-        ("scaleIO", &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")]),
-    ];
-    for (key, fields) in fixed {
-        if let Some(source) = volume.get_mut(*key).filter(|s| s.is_object()) {
-            fields
-                .iter()
-                .for_each(|(field, text)| set_if_empty(source, field, *text));
-            if *key == "azureDisk" {
-                set_default(source, "readOnly", false);
-            }
-        }
-    }
     if let Some(spec) = volume.pointer_mut("/ephemeral/volumeClaimTemplate/spec") {
         set_default(spec, "volumeMode", "Filesystem");
         round_requirements(spec);

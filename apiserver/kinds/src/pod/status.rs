@@ -4,7 +4,7 @@ use super::update;
 use super::{claims, node_name, volumes};
 use crate::Context;
 use crate::internal;
-use crate::view::{View, invalid, put_back, remove, set};
+use crate::view::{View, each_mut, invalid, put_back, remove, set};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path};
@@ -27,6 +27,7 @@ pub fn prepare(new: &mut Value, old: &Value, _: &Context) {
         // Waits for a gate that is off.
         remove(status, "nodeAllocatableResourceClaimStatuses");
     }
+    drop_volume_status(status, before);
     for key in ["qosClass", "observedGeneration"] {
         if crate::view::same(status.get(key).unwrap_or(&Value::Null), &Value::Null) {
             put_back(status, before, key);
@@ -37,7 +38,7 @@ pub fn prepare(new: &mut Value, old: &Value, _: &Context) {
         .iter()
         .map(|c| (c.text("/type").to_string(), c.int("/observedGeneration")))
         .collect();
-    for condition in crate::view::each_mut(status, "/conditions") {
+    for condition in each_mut(status, "/conditions") {
         let kind = condition.text("/type").to_string();
         let was = seen
             .iter()
@@ -52,6 +53,29 @@ pub fn prepare(new: &mut Value, old: &Value, _: &Context) {
         && list.as_array().is_some_and(Vec::is_empty)
     {
         remove(status, "hostIPs");
+    }
+}
+
+/// Takes away what a kubelet says of image volumes, behind a gate that is off, unless it is there already.
+fn drop_volume_status(status: &mut Value, before: &Value) {
+    let lists = [
+        "containerStatuses",
+        "initContainerStatuses",
+        "ephemeralContainerStatuses",
+    ];
+    let mounts = |list: &&str| {
+        before
+            .items(&format!("/{list}"))
+            .iter()
+            .flat_map(|s| s.items("/volumeMounts"))
+    };
+    if lists.iter().flat_map(mounts).any(|mount| mount.has("/volumeStatus")) {
+        return;
+    }
+    for list in lists {
+        for container in each_mut(status, &format!("/{list}")) {
+            each_mut(container, "/volumeMounts").for_each(|mount| remove(mount, "volumeStatus"));
+        }
     }
 }
 

@@ -171,6 +171,18 @@ fn amounts_in_a_status_are_rounded_up_to_a_thousandth() {
 }
 
 #[test]
+fn a_kubelet_does_not_tell_of_image_volumes_behind_a_closed_gate() {
+    let old = one(json!({}));
+    let mut new = old.clone();
+    new["status"] = json!({"containerStatuses": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", "volumeStatus": {}}]}]});
+    status::prepare(&mut new, &old, &Context::default());
+    assert_eq!(
+        new["status"]["containerStatuses"][0]["volumeMounts"],
+        json!([{"name": "v", "mountPath": "/v"}])
+    );
+}
+
+#[test]
 fn lists_and_maps_that_are_empty_change_nothing_in_a_stored_pod() {
     let old = one(json!({}));
     let mut new = old.clone();
