@@ -12,6 +12,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use steersman_types::api::coordination::v1::{Lease, LeaseSpec};
 use steersman_types::api::core::v1::ObjectReference;
 use steersman_types::meta::MicroTime;
@@ -21,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::client::{ApiError, BoxFuture, Client};
 use crate::events::{EventType, Recorder};
+use crate::metrics::Metrics;
 
 /// Who competes for what, and how patiently. `new` has upstream's timings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +108,17 @@ impl LeaseStore for ApiLease {
     fn update(&self, lease: Lease) -> BoxFuture<'_, Result<Lease, ApiError>> {
         Box::pin(async move { self.client.update(&lease).await })
     }
+}
+
+/// Upstream's `leader_election_master_status{name}`: 0 as long as somebody else leads, 1 once the caller's work runs.
+#[must_use]
+pub fn status(metrics: &Metrics, name: &'static str) -> Gauge {
+    let family: Family<[(&str, &str); 1], Gauge> = Family::default();
+    let help = "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is the string used to identify the lease. Please make sure to group by name";
+    metrics.register(|registry| registry.register("leader_election_master_status", help, family.clone()));
+    let gauge = family.get_or_create(&[("name", name)]).clone();
+    gauge.set(0);
+    gauge
 }
 
 /// How leading ended.

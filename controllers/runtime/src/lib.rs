@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`client`] | typed calls over JSON, errors from `Status`, a transport that can be replaced |
 //! | [`informer`] | list and watch into a local store: old and new object per event, indexes, several subscribers |
-//! | [`queue`] | work queue: one key at most once, back-off, delayed adds |
+//! | [`queue`], [`queue_metrics`] | work queue: one key at most once, back-off, delayed adds; what it tells about itself |
 //! | [`labels`] | label selectors of objects against labels |
 //! | [`leader`] | leader election on a Lease with upstream's timings |
 //! | [`events`] | recorder of core/v1 events with upstream's aggregation |
@@ -28,6 +28,7 @@ pub mod logging;
 pub mod metrics;
 pub mod pki;
 pub mod queue;
+pub mod queue_metrics;
 pub mod serve;
 pub mod shutdown;
 

@@ -35,9 +35,29 @@ impl Metrics {
         if text.ends_with(end) {
             text.truncate(text.len() - end.len());
         }
+        let mut text = counters_by_full_name(&text);
         text.push_str(&process());
         text
     }
+}
+
+/// The encoder speaks OpenMetrics, where a counter's description has the name without `_total`; Prometheus' text form, which
+/// is what is asked for and what upstream gives, has the same name in descriptions and values.
+fn counters_by_full_name(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 16);
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let help = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '));
+        let kind = |line: &str, name: &str| line == format!("# TYPE {name} counter");
+        if let Some((name, words)) = help.filter(|(name, _)| lines.peek().is_some_and(|next| kind(next, name))) {
+            out.push_str(&format!("# HELP {name}_total {words}\n# TYPE {name}_total counter\n"));
+            lines.next();
+        } else {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
 }
 
 /// From /proc/self; empty where there is none.
@@ -72,7 +92,7 @@ mod tests {
         metrics.register(|registry| registry.register("things", "Things", counter.clone()));
         counter.inc();
         let text = metrics.encode();
-        assert!(text.contains("things_total 1\n"));
+        assert!(text.contains("# HELP things_total Things.\n# TYPE things_total counter\nthings_total 1\n"));
         assert!(text.contains("process_resident_memory_bytes "));
     }
 }

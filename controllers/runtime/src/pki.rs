@@ -4,6 +4,8 @@
 //! PEM. A name is taken over as it is encoded, so every one of several `O=` survives. What it does not do: decide who
 //! may have which certificate.
 
+pub mod request;
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
 use aws_lc_rs::signature::{

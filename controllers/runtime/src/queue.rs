@@ -2,7 +2,8 @@
 //!
 //! Callers: every control loop. As client-go's rate-limited queue: a key added while it is being processed comes again
 //! afterwards; [`WorkQueue::retry`] waits 5 ms doubling to 1000 s per key until [`WorkQueue::forget`]; delayed adds keep the
-//! earliest time. Bounded by the number of distinct keys. Uses tokio's clock only, so tests can stop it.
+//! earliest time. Bounded by the number of distinct keys. Uses tokio's clock only, so tests can stop it. A queue with a name
+//! tells how it is doing ([`crate::queue_metrics`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
@@ -16,6 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::queue_metrics::{Meter, QueueMetrics};
+
 const FIRST_DELAY: Duration = Duration::from_millis(5);
 const MAX_DELAY: Duration = Duration::from_secs(1000);
 
@@ -23,7 +26,11 @@ struct State<K> {
     ready: VecDeque<K>,
     /// Everything in `ready`, and keys added while in `processing`.
     dirty: HashSet<K>,
-    processing: HashSet<K>,
+    /// And since when.
+    processing: HashMap<K, Instant>,
+    /// When each key of `dirty` was added; only with a meter.
+    added: HashMap<K, Instant>,
+    meter: Option<Meter>,
     /// Delayed adds by time; the counter keeps entries of the same instant apart.
     timers: BTreeMap<(Instant, u64), K>,
     waiting: HashMap<K, (Instant, u64)>,
@@ -57,7 +64,9 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> WorkQueue<K> {
         let state = State {
             ready: VecDeque::new(),
             dirty: HashSet::new(),
-            processing: HashSet::new(),
+            processing: HashMap::new(),
+            added: HashMap::new(),
+            meter: None,
             timers: BTreeMap::new(),
             waiting: HashMap::new(),
             failures: HashMap::new(),
@@ -67,6 +76,21 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> WorkQueue<K> {
         Self {
             inner: Arc::new((Mutex::new(state), Notify::new())),
         }
+    }
+
+    /// A queue that shows in `metrics` under `name`.
+    #[must_use]
+    pub fn named(name: &'static str, metrics: &QueueMetrics) -> Self {
+        let queue = Self::new();
+        let weak = Arc::downgrade(&queue.inner);
+        let under_way = move || {
+            let inner = weak.upgrade()?;
+            let state = inner.0.lock();
+            let seconds = || state.processing.values().map(|since| since.elapsed().as_secs_f64());
+            Some((seconds().sum(), seconds().fold(0.0, f64::max)))
+        };
+        queue.inner.0.lock().meter = Some(metrics.meter(name, Box::new(under_way)));
+        queue
     }
 
     /// Queues `key` now, unless it is queued already.
@@ -93,6 +117,9 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> WorkQueue<K> {
                 .saturating_mul(2u32.saturating_pow(*failures))
                 .min(MAX_DELAY);
             *failures = failures.saturating_add(1);
+            if let Some(meter) = &state.meter {
+                meter.retries.inc();
+            }
             delay
         };
         self.add_after(key, delay);
@@ -153,10 +180,14 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> WorkQueue<K> {
     pub fn done(&self, key: &K) {
         {
             let mut state = self.inner.0.lock();
-            state.processing.remove(key);
+            let since = state.processing.remove(key);
             if state.dirty.contains(key) {
                 state.ready.push_back(key.clone());
             }
+            if let Some((meter, since)) = state.meter.as_ref().zip(since) {
+                meter.worked.observe(since.elapsed().as_secs_f64());
+            }
+            state.show_depth();
         }
         self.inner.1.notify_one();
     }
@@ -216,8 +247,19 @@ impl<K: Clone + Eq + Hash> State<K> {
         if self.stopped || !self.dirty.insert(key.clone()) {
             return;
         }
-        if !self.processing.contains(&key) {
+        if let Some(meter) = &self.meter {
+            meter.adds.inc();
+            self.added.insert(key.clone(), Instant::now());
+        }
+        if !self.processing.contains_key(&key) {
             self.ready.push_back(key);
+        }
+        self.show_depth();
+    }
+
+    fn show_depth(&self) {
+        if let Some(meter) = &self.meter {
+            meter.depth.set(i64::try_from(self.ready.len()).unwrap_or(i64::MAX));
         }
     }
 
@@ -252,7 +294,12 @@ impl<K: Clone + Eq + Hash> State<K> {
     fn take(&mut self) -> Option<K> {
         let key = self.ready.pop_front()?;
         self.dirty.remove(&key);
-        self.processing.insert(key.clone());
+        let now = Instant::now();
+        self.processing.insert(key.clone(), now);
+        if let Some((meter, since)) = self.meter.as_ref().zip(self.added.remove(&key)) {
+            meter.waited.observe(now.duration_since(since).as_secs_f64());
+        }
+        self.show_depth();
         Some(key)
     }
 }
@@ -311,6 +358,34 @@ mod tests {
                 .await
                 .is_err()
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_named_queue_counts_what_it_is_given_and_how_long_that_takes() {
+        let metrics = crate::metrics::Metrics::new();
+        let queue = WorkQueue::named("things", &QueueMetrics::new(&metrics));
+        queue.add("a");
+        queue.add("a");
+        queue.add("b");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(queue.get().await, Some("a"));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let text = metrics.encode();
+        for line in [
+            "# TYPE workqueue_adds_total counter",
+            "workqueue_adds_total{name=\"things\"} 2",
+            "workqueue_depth{name=\"things\"} 1",
+            "workqueue_queue_duration_seconds_sum{name=\"things\"} 3.0",
+            "workqueue_unfinished_work_seconds{name=\"things\"} 2.0",
+            "workqueue_longest_running_processor_seconds{name=\"things\"} 2.0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}:\n{text}");
+        }
+        queue.retry("a");
+        queue.done(&"a");
+        let text = metrics.encode();
+        assert!(text.contains("workqueue_work_duration_seconds_sum{name=\"things\"} 2.0"));
+        assert!(text.contains("workqueue_retries_total{name=\"things\"} 1"), "{text}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ mod error;
 mod options;
 mod path;
 mod reach;
+mod reload;
 mod transport;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ pub use error::{ApiError, ConfigError};
 pub use options::{DeleteOptions, ListOptions, Patch, Propagation};
 pub use path::{Resource, query};
 use reach::Reach;
+pub use reload::Reloader;
 pub use transport::{BodyStream, BoxFuture, KubeTransport, Transport, TransportError};
 
 /// Longest answer that is read into memory: lists of big clusters are large, but not without end.
@@ -102,6 +104,22 @@ impl Client {
                 reach: Arc::default(),
             }),
         })
+    }
+
+    /// [`Client::from_kubeconfig`] whose own certificate may change while it works: see [`Reloader`].
+    ///
+    /// # Errors
+    /// When a file is missing, malformed or names files that cannot be read. The text is one line.
+    pub async fn reloading(
+        path: impl AsRef<Path>,
+        identity: Option<std::path::PathBuf>,
+        user_agent: &str,
+    ) -> Result<(Self, Reloader), ConfigError> {
+        let reloader = Reloader::open(path.as_ref(), identity).await?;
+        let mut client = Self::new(reloader.transport(), user_agent);
+        let anonymous = reloader.anonymous();
+        client = client.with(|inner| inner.anonymous = Some(anonymous));
+        Ok((client, reloader))
     }
 
     /// A client over any transport: an in-process server in a test.

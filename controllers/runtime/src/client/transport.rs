@@ -52,6 +52,14 @@ impl KubeTransport {
     /// # Errors
     /// When the file or what it names is missing or malformed.
     pub async fn from_kubeconfig(path: &Path) -> Result<(Self, Self), ConfigError> {
+        Self::with_identity(path, None).await
+    }
+
+    /// [`KubeTransport::from_kubeconfig`] with the certificate and key of that PEM file instead of the kubeconfig's.
+    ///
+    /// # Errors
+    /// When a file or what it names is missing or malformed.
+    pub async fn with_identity(path: &Path, identity: Option<&Path>) -> Result<(Self, Self), ConfigError> {
         // Two providers may be linked into one program; name ours instead of letting rustls guess. The error case is
         // that somebody has already done so.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -65,6 +73,12 @@ impl KubeTransport {
             .map_err(|e| load(sources(&e)))?;
         // Retries are decided by the caller, who knows the deadline.
         config.default_retry = false;
+        if let Some(identity) = identity {
+            let file = Some(identity.display().to_string());
+            let auth = &mut config.auth_info;
+            (auth.client_certificate, auth.client_key) = (file.clone(), file);
+            (auth.client_certificate_data, auth.client_key_data) = (None, None);
+        }
         let server = config.cluster_url.to_string();
         let make = |config: kube::Config| {
             connect(config)

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use steersman_types::Typed;
 
 use super::Informer;
-use crate::client::{Client, ListOptions};
+use crate::client::{Client, ListOptions, Resource};
 
 type Synced = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -23,6 +23,8 @@ struct Entry {
 pub struct Informers {
     client: Client,
     running: Arc<Mutex<HashMap<(TypeId, ListOptions), Entry>>>,
+    /// By kind: a `fn(&mut T)`.
+    trims: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>>,
 }
 
 impl Informers {
@@ -31,12 +33,19 @@ impl Informers {
         Self {
             client,
             running: Arc::default(),
+            trims: Arc::default(),
         }
     }
 
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// From now on informers of the kind keep of an object only what `trim` leaves. For programs that hold many objects and
+    /// read little of them; such an object must not be written back as a whole.
+    pub fn trim<T: Typed>(&self, trim: fn(&mut T)) {
+        self.trims.lock().insert(TypeId::of::<T>(), Box::new(trim));
     }
 
     /// All objects of the kind.
@@ -56,7 +65,13 @@ impl Informers {
         {
             return informer.clone();
         }
-        let informer = Informer::<T>::start(self.client.clone(), options);
+        let trim = self
+            .trims
+            .lock()
+            .get(&TypeId::of::<T>())
+            .and_then(|trim| trim.downcast_ref::<fn(&mut T)>().copied());
+        let resource = Resource::of::<T>();
+        let informer = Informer::<T>::start_trimmed(self.client.clone(), resource, options, trim.unwrap_or(|_| {}));
         let waiting = informer.clone();
         let synced: Synced = Box::new(move || {
             let informer = waiting.clone();

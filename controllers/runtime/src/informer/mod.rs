@@ -8,7 +8,8 @@
 //! last as `old`, then `Deleted`, whatever happened to connections meanwhile (after 410 the difference is synthesised).
 //! The store already holds an event's new state when the event is seen. A slow subscriber costs at most one pending
 //! entry per object: changes in between are merged. Objects are shared (`Arc`) and must be cloned before changing.
-//! `metadata.managedFields` is dropped: nobody reads it and it is often half of an object.
+//! `metadata.managedFields` is dropped: nobody reads it and it is often half of an object. A program that neither reads nor
+//! writes back more than a few fields of a kind can have the others dropped as well ([`Informers::trim`]).
 
 mod factory;
 mod reflector;
@@ -195,8 +196,12 @@ impl<T: Object> Informer<T> {
     /// Like [`Informer::start`] for a resource known from discovery only.
     #[must_use]
     pub fn start_resource(client: Client, resource: Resource, options: ListOptions) -> Self {
+        Self::start_trimmed(client, resource, options, |_| {})
+    }
+
+    fn start_trimmed(client: Client, resource: Resource, options: ListOptions, trim: fn(&mut T)) -> Self {
         let stop = CancellationToken::new();
-        let store = Arc::new(Store::new());
+        let store = Arc::new(Store::new(trim));
         let reflector = reflector::Reflector::new(client, resource, options, store.clone());
         let stopped = stop.clone();
         let store_end = store.clone();

@@ -116,7 +116,7 @@ impl<T: Object> Reflector<T> {
             &options.pairs(),
         );
         let body = self.client.call(Method::GET, &path, None, T::accept_list()).await?;
-        let list = decode_list(&body, T::decode)?;
+        let list = decode_list(&body, |bytes| T::decode(bytes).map(|object| self.store.kept(object)))?;
         self.store
             .replace(list.items, list.resource_version.parse().unwrap_or(0));
         Ok(list.resource_version)
@@ -213,11 +213,11 @@ impl<T: Object> Reflector<T> {
                 return Err(ApiError::from_status(500, &status));
             }
             kind => {
-                let object = T::decode(bytes).map_err(ApiError::Decode)?;
+                let object = self.store.kept(T::decode(bytes).map_err(ApiError::Decode)?);
                 let seen = object.meta().resource_version.clone().unwrap_or_default();
                 match kind {
                     "ADDED" | "MODIFIED" => self.store.put(object),
-                    "DELETED" => self.store.remove(&Key::of(&object), Some(object)),
+                    "DELETED" => self.store.remove(&Key::of(object.as_ref()), Some(object)),
                     other => return Err(ApiError::Decode(format!("an event of unknown type {other:?}"))),
                 }
                 seen

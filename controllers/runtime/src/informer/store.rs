@@ -60,6 +60,8 @@ struct Consumers<T> {
 }
 
 pub(super) struct Store<T> {
+    /// Takes away what nobody in this program reads.
+    trim: fn(&mut T),
     state: RwLock<State<T>>,
     consumers: Mutex<Consumers<T>>,
     synced: watch::Sender<bool>,
@@ -67,7 +69,7 @@ pub(super) struct Store<T> {
 }
 
 impl<T: Object> Store<T> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(trim: fn(&mut T)) -> Self {
         let owners: Extract<T> = Box::new(|object| {
             object
                 .meta()
@@ -78,6 +80,7 @@ impl<T: Object> Store<T> {
                 .collect()
         });
         Self {
+            trim,
             state: RwLock::new(State {
                 objects: BTreeMap::new(),
                 indexes: vec![Index {
@@ -198,11 +201,18 @@ impl<T: Object> Store<T> {
 
     // Writing; only the reflector's task.
 
+    /// What is kept of an object. Small and in a place of its own at once: a list is decoded one by one.
+    pub(super) fn kept(&self, mut object: T) -> Arc<T> {
+        object.meta_mut().managed_fields = None;
+        (self.trim)(&mut object);
+        Arc::new(object)
+    }
+
     /// Takes a fresh list as the truth: what is missing from it was deleted meanwhile.
-    pub(super) fn replace(&self, objects: Vec<T>, revision: u64) {
+    pub(super) fn replace(&self, objects: Vec<Arc<T>>, revision: u64) {
         let mut gone: BTreeSet<Key> = self.state.read().objects.keys().cloned().collect();
         for object in &objects {
-            gone.remove(&Key::of(object));
+            gone.remove(&Key::of(object.as_ref()));
         }
         for key in gone {
             self.remove(&key, None);
@@ -215,10 +225,8 @@ impl<T: Object> Store<T> {
     }
 
     /// An object as the server has it now.
-    pub(super) fn put(&self, mut object: T) {
-        object.meta_mut().managed_fields = None;
-        let key = Key::of(&object);
-        let new = Arc::new(object);
+    pub(super) fn put(&self, new: Arc<T>) {
+        let key = Key::of(new.as_ref());
         let mut consumers = self.consumers.lock();
         let old = {
             let mut state = self.state.write();
@@ -244,7 +252,7 @@ impl<T: Object> Store<T> {
     }
 
     /// The object is gone; `last` is its final state when the server sent it.
-    pub(super) fn remove(&self, key: &Key, last: Option<T>) {
+    pub(super) fn remove(&self, key: &Key, last: Option<Arc<T>>) {
         let mut consumers = self.consumers.lock();
         let old = {
             let mut state = self.state.write();
@@ -257,10 +265,6 @@ impl<T: Object> Store<T> {
             old
         };
         if let Some(old) = old {
-            let last = last.map(|mut last| {
-                last.meta_mut().managed_fields = None;
-                Arc::new(last)
-            });
             consumers.tell(&Event::Deleted(last.unwrap_or(old)));
         }
     }

@@ -18,6 +18,8 @@ use rustls::crypto::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use x509_cert::ext::ToExtension;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -171,6 +173,57 @@ pub fn server_config(serving: &Serving) -> Result<Arc<ServerConfig>, String> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(|e| format!("serving certificate: {e}"))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A serving certificate that may change while a port is open; without one, handshakes fail.
+#[derive(Default)]
+pub struct Changing {
+    current: parking_lot::RwLock<Option<Arc<CertifiedKey>>>,
+}
+
+impl std::fmt::Debug for Changing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Changing")
+    }
+}
+
+impl Changing {
+    /// From now on, new connections are served with this certificate.
+    ///
+    /// # Errors
+    /// When certificate and key do not fit together.
+    pub fn set(&self, serving: &Serving) -> Result<(), String> {
+        let chain = certificates_in(&serving.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&serving.key).map_err(|e| format!("reading a private key: {e:?}"))?;
+        let made = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+            .map_err(|e| format!("serving certificate: {e}"))?;
+        *self.current.write() = Some(Arc::new(made));
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Changing {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current.read().clone()
+    }
+}
+
+/// [`server_config`] with whatever certificate is current.
+///
+/// # Errors
+/// When the library does not support the versions of TLS that we use.
+pub fn changing_config(current: Arc<Changing>) -> Result<Arc<ServerConfig>, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = Arc::new(AskOnly {
+        algorithms: provider.signature_verification_algorithms,
+    });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(current);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
