@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steersman_runtime::events::Recorder;
+use steersman_runtime::metrics::Metrics;
+use steersman_runtime::queue_metrics::QueueMetrics;
 use steersman_runtime::{Client, Informers, WorkQueue};
 use tokio_util::sync::CancellationToken;
 
@@ -115,15 +117,59 @@ pub struct Context {
     /// With this controller's identity.
     pub client: Client,
     pub settings: Arc<Settings>,
+    /// For what a controller counts besides its queues.
+    pub metrics: Metrics,
+    pub queues: QueueMetrics,
+    /// Upstream's name for this controller's queue.
+    pub queue_name: &'static str,
     /// Cancelled when the program stops or loses its lease.
     pub stop: CancellationToken,
 }
 
+/// What upstream calls the queue of a controller, in metrics.
+#[must_use]
+pub fn queue_name(controller: &str) -> &'static str {
+    let known = [
+        ("bootstrap-signer-controller", "bootstrap_signer_queue"),
+        ("certificatesigningrequest-approving-controller", "certificate"),
+        ("certificatesigningrequest-signing-controller", "certificate"),
+        ("clusterrole-aggregation-controller", "ClusterRoleAggregator"),
+        ("cronjob-controller", "cronjob"),
+        ("daemonset-controller", "daemonset"),
+        ("deployment-controller", "deployment"),
+        ("disruption-controller", "disruption"),
+        ("endpoints-controller", "endpoint"),
+        ("endpointslice-controller", "endpoint_slice"),
+        ("endpointslice-mirroring-controller", "endpoint_slice_mirroring"),
+        ("garbage-collector-controller", "garbage_collector_attempt_to_delete"),
+        ("job-controller", "job"),
+        ("namespace-controller", "namespace"),
+        ("node-ipam-controller", "node_ipam"),
+        ("replicaset-controller", "replicaset"),
+        ("replicationcontroller-controller", "replicationmanager"),
+        ("resourcequota-controller", "resourcequota_primary"),
+        ("root-ca-certificate-publisher-controller", "root_ca_cert_publisher"),
+        ("serviceaccount-controller", "serviceaccount"),
+        ("statefulset-controller", "statefulset"),
+        ("taint-eviction-controller", "noexec_taint_pod"),
+        ("token-cleaner-controller", "token_cleaner"),
+        ("ttl-after-finished-controller", "ttl_jobs_to_delete"),
+    ];
+    let found = known.iter().find(|(name, _)| *name == controller);
+    found.map_or("other", |(_, queue)| queue)
+}
+
 impl Context {
-    /// A work queue that ends with the program.
+    /// The controller's work queue; it ends with the program.
     #[must_use]
     pub fn queue<K: Clone + Eq + Hash + Debug + Send + 'static>(&self) -> WorkQueue<K> {
-        let queue = WorkQueue::new();
+        self.queue_named(self.queue_name)
+    }
+
+    /// Another one, that shows under this name.
+    #[must_use]
+    pub fn queue_named<K: Clone + Eq + Hash + Debug + Send + 'static>(&self, name: &'static str) -> WorkQueue<K> {
+        let queue = WorkQueue::named(name, &self.queues);
         let (stop, stopping) = (self.stop.clone(), queue.clone());
         tokio::spawn(async move {
             stop.cancelled().await;

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use steersman_runtime::events::Recorder;
 use steersman_runtime::leader::{self, ApiLease, Outcome};
 use steersman_runtime::metrics::Metrics;
+use steersman_runtime::queue_metrics::QueueMetrics;
 use steersman_runtime::{Client, Informers, serve, shutdown};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -20,7 +21,7 @@ use tracing::{error, info};
 pub use flags::Flags;
 
 use crate::ALL;
-use crate::context::{Context, Controller, Settings};
+use crate::context::{Context, Controller, Settings, queue_name};
 use crate::tokens::ServiceAccountTokens;
 
 const NAME: &str = "kube-controller-manager";
@@ -62,11 +63,26 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<Outcom
         .map_err(anyhow::Error::msg)?;
     let client = Client::from_kubeconfig(&flags.kubeconfig, NAME).await?;
     let metrics = Metrics::new();
-    serve::open(&flags.serving, NAME, PORT, &client, metrics, |_| {}, stop.clone()).await?;
+    let leads = leader::status(&metrics, NAME);
+    let port = serve::open(
+        &flags.serving,
+        NAME,
+        PORT,
+        &client,
+        metrics.clone(),
+        |_| {},
+        stop.clone(),
+    );
+    port.await?;
 
-    let use_tokens = flags.use_service_account_credentials;
+    let program = Program {
+        client: client.clone(),
+        settings,
+        metrics,
+        use_tokens: flags.use_service_account_credentials,
+    };
     if !flags.leader.leader_elect {
-        controllers(enabled, client, settings, use_tokens, stop).await;
+        program.controllers(enabled, stop).await;
         return Ok(Outcome::Released);
     }
     let recorder = Recorder::new(client.clone(), NAME, "");
@@ -74,58 +90,78 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<Outcom
         client.with_user_agent("kube-controller-manager/leader-election"),
         &config,
     );
-    let work = {
-        let client = client.clone();
-        move |leading| controllers(enabled, client, settings, use_tokens, leading)
+    let leading = leads.clone();
+    let work = move |stop| async move {
+        leading.set(1);
+        program.controllers(enabled, stop).await;
     };
     let outcome = leader::run(&config, &lease, &Timestamp::now, Some(&recorder), stop, work).await;
+    leads.set(0);
     recorder.flush(Duration::from_millis(500)).await;
     Ok(outcome)
 }
 
-/// Starts everything in `enabled` and waits until `stop`.
-async fn controllers(
-    enabled: Vec<&'static Controller>,
+/// What all controllers share.
+struct Program {
     client: Client,
     settings: Arc<Settings>,
+    metrics: Metrics,
     use_tokens: bool,
-    stop: CancellationToken,
-) {
-    let informers = Informers::new(client.with_user_agent("kube-controller-manager/shared-informers"));
-    for controller in enabled {
+}
+
+impl Program {
+    fn context(
+        &self,
+        controller: &Controller,
+        informers: &Informers,
+        queues: &QueueMetrics,
+        stop: &CancellationToken,
+    ) -> Context {
         let user_agent = format!("{NAME}/{}", controller.name);
-        let identity = if use_tokens {
-            let tokens = ServiceAccountTokens::new(client.clone(), controller.service_account);
-            client.with_tokens(Arc::new(tokens), &user_agent)
+        let client = if self.use_tokens {
+            let tokens = ServiceAccountTokens::new(self.client.clone(), controller.service_account);
+            self.client.with_tokens(Arc::new(tokens), &user_agent)
         } else {
-            client.with_user_agent(&user_agent)
+            self.client.with_user_agent(&user_agent)
         };
-        let context = Context {
+        Context {
             informers: informers.clone(),
-            client: identity,
-            settings: settings.clone(),
+            client,
+            settings: self.settings.clone(),
+            metrics: self.metrics.clone(),
+            queues: queues.clone(),
+            queue_name: queue_name(controller.name),
             stop: stop.clone(),
-        };
-        info!(controller = controller.name, "Starting controller");
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            let ended = tokio::select! {
-                ended = (controller.start)(context) => ended,
-                () = stop.cancelled() => return,
-            };
-            if stop.is_cancelled() {
-                return;
-            }
-            match ended {
-                Ok(()) => info!(
-                    controller = controller.name,
-                    "controller is not needed with these flags"
-                ),
-                Err(error) => error!(controller = controller.name, %error, "controller failed"),
-            }
-        });
+        }
     }
-    stop.cancelled().await;
+
+    /// Starts everything in `enabled` and waits until `stop`.
+    async fn controllers(self, enabled: Vec<&'static Controller>, stop: CancellationToken) {
+        let informers = Informers::new(self.client.with_user_agent("kube-controller-manager/shared-informers"));
+        let queues = QueueMetrics::new(&self.metrics);
+        for controller in enabled {
+            let context = self.context(controller, &informers, &queues, &stop);
+            info!(controller = controller.name, "Starting controller");
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let ended = tokio::select! {
+                    ended = (controller.start)(context) => ended,
+                    () = stop.cancelled() => return,
+                };
+                if stop.is_cancelled() {
+                    return;
+                }
+                match ended {
+                    Ok(()) => info!(
+                        controller = controller.name,
+                        "controller is not needed with these flags"
+                    ),
+                    Err(error) => error!(controller = controller.name, %error, "controller failed"),
+                }
+            });
+        }
+        stop.cancelled().await;
+    }
 }
 
 /// Which of [`ALL`] run, given `--controllers`. Order is that of `ALL`; a name or its older alias is accepted.

@@ -60,7 +60,7 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
             scales,
             executor,
             queue: context.queue(),
-            marked: context.queue(),
+            marked: context.queue_named("stale_pod_disruption"),
         });
         this.budgets.synced().await;
         this.pods.synced().await;

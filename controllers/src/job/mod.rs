@@ -81,7 +81,7 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
             executor: context.executor("job-controller"),
             own,
             queue: context.queue(),
-            left_behind: context.queue(),
+            left_behind: context.queue_named("job_orphan_pod"),
         });
         this.jobs.synced().await;
         this.pods.synced().await;

@@ -13,6 +13,7 @@
 //! are there while no node at all is ready: then it is more likely that we are the ones who are cut off.
 
 pub mod decide;
+mod metrics;
 #[cfg(test)]
 mod tests;
 pub mod zones;
@@ -41,6 +42,7 @@ use crate::act::{Action, Executor};
 use crate::context::{Context, Settings};
 use crate::pods;
 use decide::{Health, Pace, Renewal, judge};
+use metrics::Figures;
 use zones::{Change, Zones};
 
 const LEASES: &str = "kube-node-lease";
@@ -63,12 +65,12 @@ struct Lifecycle {
 }
 
 /// What is remembered between rounds.
-#[derive(Default)]
 struct Memory {
     health: BTreeMap<String, Health>,
     /// Known nodes and their UIDs, for the registration events.
     known: BTreeMap<String, String>,
     zones: Zones,
+    figures: Figures,
 }
 
 /// See the module.
@@ -121,9 +123,16 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
             settings,
             heard,
         };
-        let mut memory = Memory::default();
+        let mut memory = Memory {
+            health: BTreeMap::new(),
+            known: BTreeMap::new(),
+            zones: Zones::default(),
+            figures: Figures::new(&context.metrics),
+        };
         loop {
+            let begun = Instant::now();
             let pause = this.round(&mut memory).await.clamp(LEAST.min(period), period);
+            memory.figures.round(begun.elapsed());
             let begun = Instant::now();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -177,6 +186,7 @@ impl Lifecycle {
             }
             Change::Nothing => {}
         }
+        memory.figures.look(&memory.zones);
         let next_taint = self.taint(memory, &nodes).await;
         self.mark_pods(&nodes).await;
         let due = due.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
@@ -269,6 +279,7 @@ impl Lifecycle {
             }
         }
         for zone in together(writes).await.into_iter().flatten() {
+            memory.figures.evicted(&zone);
             memory.zones.evicted(&zone, Instant::now());
             next = next.into_iter().chain(memory.zones.next(&zone)).min();
         }

@@ -87,6 +87,7 @@ pub enum Change {
 #[derive(Clone, Debug, Default)]
 pub struct Zones {
     all_lost: bool,
+    counts: BTreeMap<String, (usize, usize)>,
     zones: BTreeMap<String, Limit>,
 }
 
@@ -141,24 +142,31 @@ impl Zones {
         let counted = || counts.values().filter(|(ready, other)| ready + other > 0);
         let lost = counted().next().is_some() && counted().all(|count| state(*count) == State::Full);
         self.zones.retain(|zone, _| counts.contains_key(zone));
-        for (zone, count) in counts {
+        for (zone, count) in &counts {
             let rate = if lost {
                 0.0
             } else {
-                rate(state(count), count.0 + count.1, settings)
+                rate(state(*count), count.0 + count.1, settings)
             };
             // A new zone begins as a healthy one.
             let healthy = Limit {
                 rate: settings.rate,
                 next: None,
             };
-            self.zones.entry(zone).or_insert(healthy).set(rate, now);
+            self.zones.entry(zone.clone()).or_insert(healthy).set(rate, now);
         }
+        self.counts = counts;
         match (std::mem::replace(&mut self.all_lost, lost), lost) {
             (false, true) => Change::AllLost,
             (true, false) => Change::Back,
             _ => Change::Nothing,
         }
+    }
+
+    /// How many nodes of each zone were ready and not ready at the last look; excluded ones do not count.
+    #[must_use]
+    pub fn counts(&self) -> &BTreeMap<String, (usize, usize)> {
+        &self.counts
     }
 
     /// Whether no node of the cluster is ready.
