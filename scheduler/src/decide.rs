@@ -101,7 +101,7 @@ impl Unschedulable {
 pub fn decide(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, start: usize, random: u64) -> Placement {
     let plugins = &profile.plugins;
     let count = snapshot.nodes.len();
-    let wanted = enough(count);
+    let wanted = enough(count, profile.percentage);
     let cycle = Cycle::new(pod, snapshot);
     let start = if count == 0 { 0 } else { start % count };
     // Room was made there for this pod: nowhere else, as long as it fits.
@@ -165,12 +165,15 @@ fn room(plugins: &[Plugin], pod: &PodInfo, cycle: &Cycle<'_>, mendable: &[&Arc<N
     }
 }
 
-/// How many feasible nodes suffice (upstream: `numFeasibleNodesToFind` with `percentageOfNodesToScore: 0`).
-fn enough(nodes: usize) -> usize {
+/// How many feasible nodes suffice (upstream: `numFeasibleNodesToFind`).
+fn enough(nodes: usize, percentage: usize) -> usize {
     if nodes < ENOUGH_NODES {
         return nodes;
     }
-    let share = 50_usize.saturating_sub(nodes / 125).max(LEAST_SHARE);
+    let share = match percentage {
+        0 => 50_usize.saturating_sub(nodes / 125).max(LEAST_SHARE),
+        said => said,
+    };
     (nodes * share / 100).max(ENOUGH_NODES)
 }
 

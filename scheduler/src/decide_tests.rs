@@ -132,7 +132,7 @@ fn large_clusters_are_sampled_and_every_node_gets_its_turn() {
     let Placement::Node { next_start, .. } = decide(&profile(), &pod("p", json!({})), &snapshot, 250, 7) else {
         panic!("placed");
     };
-    assert_eq!(next_start, (250 + enough(300)) % 300);
+    assert_eq!(next_start, (250 + enough(300, 0)) % 300);
 }
 
 proptest! {

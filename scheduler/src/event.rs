@@ -29,6 +29,27 @@ pub enum ClusterEvent {
     NamespaceLabels,
 }
 
+impl ClusterEvent {
+    /// What upstream calls it in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NodeAdded => "NodeAdd",
+            Self::NodeAllocatable => "NodeUpdateNodeAllocatable",
+            Self::NodeLabels => "NodeUpdateNodeLabel",
+            Self::NodeTaints => "NodeUpdateNodeTaint",
+            Self::NodeGone => "NodeDelete",
+            Self::AssignedPodAdded => "AssignedPodAdd",
+            Self::AssignedPodLabels => "AssignedPodUpdatePodLabel",
+            Self::AssignedPodGone => "AssignedPodDelete",
+            Self::PodRequests => "UnschedulablePodUpdatePodScaleDown",
+            Self::PodTolerations => "UnschedulablePodUpdatePodToleration",
+            Self::PodLabels => "UnschedulablePodUpdatePodLabel",
+            Self::NamespaceLabels => "NamespaceUpdate",
+        }
+    }
+}
+
 /// What changed between two versions of a node.
 #[must_use]
 pub fn node_changes(old: &Node, new: &Node) -> Vec<ClusterEvent> {

@@ -25,4 +25,5 @@ pub mod snapshot;
 pub mod spreading;
 pub mod state;
 pub mod terms;
+pub mod trim;
 pub mod victims;

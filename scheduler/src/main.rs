@@ -46,6 +46,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
             Config::parse(&text).map_err(anyhow::Error::msg)?
         }
     };
+    let mut election = election;
+    config.election.over(&mut election).map_err(anyhow::Error::msg)?;
     let kubeconfig = config.kubeconfig.map(Into::into).or(kubeconfig);
     let kubeconfig: std::path::PathBuf = kubeconfig.context("--kubeconfig is required")?;
     let stop = shutdown::on_signals()?;
@@ -61,19 +63,22 @@ async fn run(options: Options) -> anyhow::Result<()> {
         .collect();
     let recorder = Recorder::new(client.clone(), NAME, &host);
     let election = (
-        config.leader_elect.unwrap_or(election.leader_elect),
+        election.leader_elect,
         election
             .config(NAME, leader::identity(&host))
             .map_err(anyhow::Error::msg)?,
     );
 
     let informers = Informers::new(client.clone());
-    let scheduler = Scheduler::start(client.clone(), profiles, &informers);
+    steersman_scheduler::trim::all(&informers);
+    let scheduler = Scheduler::start(client.clone(), profiles, config.backoff, &informers);
     let metrics = Metrics::new();
-    register(&metrics, &scheduler);
+    scheduler.figures.register(&metrics, Arc::downgrade(&scheduler));
+    let leads = leader::status(&metrics, NAME);
     serve::open(&serving, NAME, PORT, &client, metrics, |_| {}, stop.clone()).await?;
 
     let work = |stop| async move {
+        leads.set(1);
         informers.synced().await;
         info!("caches are synced; scheduling");
         scheduler.run(stop).await;
@@ -97,13 +102,4 @@ async fn run(options: Options) -> anyhow::Result<()> {
         Outcome::Lost => anyhow::bail!("leaderelection lost"),
         Outcome::Released | Outcome::WorkEnded => Ok(()),
     }
-}
-
-/// `scheduler_pending_pods`, read when somebody asks.
-fn register(metrics: &Metrics, scheduler: &Arc<Scheduler>) {
-    metrics.register(|registry| {
-        registry.register_collector(Box::new(steersman_scheduler::metrics::Pending(Arc::downgrade(
-            scheduler,
-        ))));
-    });
 }

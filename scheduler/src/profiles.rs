@@ -1,15 +1,20 @@
 //! Scheduler profiles: several schedulers in one program, each with its own name, plugins and weights.
 //!
-//! The file is upstream's `KubeSchedulerConfiguration` (v1). What it can say here: profiles with `schedulerName` and
-//! `plugins` (`multiPoint`, `filter`, `score`, `postFilter`), the scoring strategy of NodeResourcesFit, the kubeconfig and
-//! whether a leader is elected. Anything else is refused by name instead of being ignored.
+//! The file is upstream's `KubeSchedulerConfiguration` (v1). What it can say here: profiles with `schedulerName`,
+//! `percentageOfNodesToScore` and `plugins` at every extension point, the scoring strategy of NodeResourcesFit, back-offs,
+//! leader election and the kubeconfig. What makes no difference here is checked and then left alone: `parallelism` (one
+//! decision is made at a time), the client's rate and encoding, profiling. Anything else is refused by name instead of
+//! being ignored.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
+use steersman_runtime::flags::{LeaderFlags, duration};
 
 use crate::plugins::{self, ALL, Plugin};
+use crate::queue::Backoff;
 
 /// Pods that name no scheduler get this one's name from the API server.
 pub const DEFAULT: &str = "default-scheduler";
@@ -34,14 +39,17 @@ pub struct Profile {
     pub plugins: Arc<[Plugin]>,
     /// Whether pods may displace others.
     pub preempts: bool,
+    /// How many nodes must be found to choose among, in percent of all; 0 for upstream's own measure.
+    pub percentage: usize,
 }
 
 /// What the file says.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub profiles: Vec<Profile>,
+    pub backoff: Backoff,
     pub kubeconfig: Option<String>,
-    pub leader_elect: Option<bool>,
+    pub election: Election,
 }
 
 impl Default for Config {
@@ -51,9 +59,11 @@ impl Default for Config {
                 name: DEFAULT.to_owned(),
                 plugins: ALL.into(),
                 preempts: true,
+                percentage: 0,
             }],
+            backoff: Backoff::default(),
             kubeconfig: None,
-            leader_elect: None,
+            election: Election::default(),
         }
     }
 }
@@ -63,8 +73,18 @@ impl Default for Config {
 struct File {
     api_version: String,
     kind: String,
+    parallelism: Option<i64>,
     client_connection: Option<Connection>,
-    leader_election: Option<Election>,
+    leader_election: Election,
+    percentage_of_nodes_to_score: Option<i64>,
+    pod_initial_backoff_seconds: Option<i64>,
+    pod_max_backoff_seconds: Option<i64>,
+    #[serde(rename = "delayCacheUntilActive")]
+    _delay_cache_until_active: Option<bool>,
+    #[serde(rename = "enableProfiling")]
+    _enable_profiling: Option<bool>,
+    #[serde(rename = "enableContentionProfiling")]
+    _enable_contention_profiling: Option<bool>,
     profiles: Vec<FileProfile>,
 }
 
@@ -72,18 +92,72 @@ struct File {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Connection {
     kubeconfig: Option<String>,
+    #[serde(rename = "acceptContentTypes")]
+    _accept_content_types: Option<String>,
+    #[serde(rename = "contentType")]
+    _content_type: Option<String>,
+    #[serde(rename = "qps")]
+    _qps: Option<f64>,
+    #[serde(rename = "burst")]
+    _burst: Option<i64>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Election {
-    leader_elect: Option<bool>,
+/// What the file says about leading; what it does not say, flags decide.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Election {
+    pub leader_elect: Option<bool>,
+    pub lease_duration: Option<String>,
+    pub renew_deadline: Option<String>,
+    pub retry_period: Option<String>,
+    pub resource_lock: Option<String>,
+    pub resource_name: Option<String>,
+    pub resource_namespace: Option<String>,
+}
+
+impl Election {
+    /// Puts what is said in place of what the flags say.
+    ///
+    /// # Errors
+    /// A duration that is none, or another kind of lock than leases.
+    pub fn over(&self, flags: &mut LeaderFlags) -> Result<(), String> {
+        let durations = [
+            (
+                "leaseDuration",
+                &self.lease_duration,
+                &mut flags.leader_elect_lease_duration,
+            ),
+            (
+                "renewDeadline",
+                &self.renew_deadline,
+                &mut flags.leader_elect_renew_deadline,
+            ),
+            ("retryPeriod", &self.retry_period, &mut flags.leader_elect_retry_period),
+        ];
+        for (name, said, flag) in durations {
+            if let Some(text) = said {
+                *flag = duration(text).map_err(|why| format!("leaderElection.{name}: {why}"))?;
+            }
+        }
+        if let Some(lock) = self.resource_lock.as_ref().filter(|lock| *lock != "leases") {
+            return Err(format!(
+                "leaderElection.resourceLock: Invalid value: {lock:?}: resourceLock value must be \"leases\""
+            ));
+        }
+        flags.leader_elect = self.leader_elect.unwrap_or(flags.leader_elect);
+        flags.leader_elect_resource_name = self.resource_name.clone().or(flags.leader_elect_resource_name.take());
+        if let Some(namespace) = &self.resource_namespace {
+            flags.leader_elect_resource_namespace.clone_from(namespace);
+        }
+        Ok(())
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct FileProfile {
     scheduler_name: Option<String>,
+    percentage_of_nodes_to_score: Option<i64>,
     #[serde(default)]
     plugins: FilePlugins,
     #[serde(default)]
@@ -94,9 +168,38 @@ struct FileProfile {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct FilePlugins {
     multi_point: Set,
+    pre_enqueue: Set,
+    queue_sort: Set,
+    pre_filter: Set,
     filter: Set,
-    score: Set,
     post_filter: Set,
+    pre_score: Set,
+    score: Set,
+    reserve: Set,
+    permit: Set,
+    pre_bind: Set,
+    bind: Set,
+    post_bind: Set,
+}
+
+impl FilePlugins {
+    fn sets(&self) -> [&Set; 13] {
+        [
+            &self.multi_point,
+            &self.pre_enqueue,
+            &self.queue_sort,
+            &self.pre_filter,
+            &self.filter,
+            &self.post_filter,
+            &self.pre_score,
+            &self.score,
+            &self.reserve,
+            &self.permit,
+            &self.pre_bind,
+            &self.bind,
+            &self.post_bind,
+        ]
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -157,12 +260,30 @@ impl Config {
             ));
         }
         let mut config = Self {
-            kubeconfig: file.client_connection.and_then(|c| c.kubeconfig),
-            leader_elect: file.leader_election.and_then(|e| e.leader_elect),
+            backoff: file.backoff()?,
+            kubeconfig: file
+                .client_connection
+                .and_then(|c| c.kubeconfig)
+                .filter(|k| !k.is_empty()),
+            election: file.leader_election,
             ..Self::default()
         };
+        if file.parallelism.is_some_and(|n| n <= 0) {
+            let n = file.parallelism.unwrap_or_default();
+            return Err(format!(
+                "parallelism: Invalid value: {n}: should be an integer value greater than zero"
+            ));
+        }
+        let percentage = percentage("percentageOfNodesToScore", file.percentage_of_nodes_to_score)?;
         if !file.profiles.is_empty() {
             config.profiles = file.profiles.iter().map(profile).collect::<Result<_, _>>()?;
+        }
+        for (i, (profile, said)) in config.profiles.iter_mut().zip(&file.profiles).enumerate() {
+            let path = format!("profiles[{i}].percentageOfNodesToScore");
+            profile.percentage = self::percentage(&path, said.percentage_of_nodes_to_score)?.unwrap_or_default();
+        }
+        for profile in config.profiles.iter_mut().filter(|p| p.percentage == 0) {
+            profile.percentage = percentage.unwrap_or_default();
         }
         for (i, one) in config.profiles.iter().enumerate() {
             if config.profiles[..i].iter().any(|other| other.name == one.name) {
@@ -173,10 +294,42 @@ impl Config {
     }
 }
 
+impl File {
+    fn backoff(&self) -> Result<Backoff, String> {
+        let default = Backoff::default();
+        let seconds = |said: Option<i64>, default: Duration| {
+            said.map_or(Some(default), |n| u64::try_from(n).ok().map(Duration::from_secs))
+        };
+        let said = self.pod_initial_backoff_seconds;
+        let first = seconds(said, default.first).filter(|d| !d.is_zero());
+        let first = first.ok_or_else(|| {
+            let n = said.unwrap_or_default();
+            format!("podInitialBackoffSeconds: Invalid value: {n}: must be greater than 0")
+        })?;
+        let said = self.pod_max_backoff_seconds;
+        let longest = seconds(said, default.longest).filter(|d| *d >= first);
+        let longest = longest.ok_or_else(|| {
+            let n = said.unwrap_or(10);
+            format!(
+                "podMaxBackoffSeconds: Invalid value: {n}: must be greater than or equal to PodInitialBackoffSeconds"
+            )
+        })?;
+        Ok(Backoff { first, longest })
+    }
+}
+
+fn percentage(path: &str, said: Option<i64>) -> Result<Option<usize>, String> {
+    let Some(said) = said else { return Ok(None) };
+    let known = usize::try_from(said).ok().filter(|n| *n <= 100);
+    known
+        .map(Some)
+        .ok_or_else(|| format!("{path}: Invalid value: {said}: not in valid range [0-100]"))
+}
+
 fn profile(file: &FileProfile) -> Result<Profile, String> {
     let name = file.scheduler_name.clone().unwrap_or_else(|| DEFAULT.to_owned());
     let sets = &file.plugins;
-    for set in [&sets.multi_point, &sets.filter, &sets.score, &sets.post_filter] {
+    for set in sets.sets() {
         if let Some(unknown) = set.unknown() {
             return Err(format!(
                 "initializing profiles: profile {name:?}: plugin {unknown:?} does not exist"
@@ -208,6 +361,7 @@ fn profile(file: &FileProfile) -> Result<Profile, String> {
         name,
         plugins: plugins.into(),
         preempts,
+        percentage: 0,
     })
 }
 
@@ -256,12 +410,63 @@ mod tests {
     }
 
     #[test]
+    fn a_file_says_how_patient_the_scheduler_is_and_who_leads() {
+        let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+        let config = Config::parse(&format!(
+            "{head}parallelism: 4\npercentageOfNodesToScore: 30\npodInitialBackoffSeconds: 2\npodMaxBackoffSeconds: 20\n\
+             leaderElection: {{leaderElect: false, leaseDuration: 20s, resourceName: mine}}\n\
+             clientConnection: {{kubeconfig: /k, qps: 10, burst: 20, contentType: application/json}}\n\
+             profiles: [{{schedulerName: a}}, {{schedulerName: b, percentageOfNodesToScore: 7}}]\n"
+        ))
+        .unwrap();
+        assert_eq!(
+            config.profiles.iter().map(|p| p.percentage).collect::<Vec<_>>(),
+            [30, 7]
+        );
+        assert_eq!(
+            (config.backoff.first.as_secs(), config.backoff.longest.as_secs()),
+            (2, 20)
+        );
+        assert_eq!(config.kubeconfig.as_deref(), Some("/k"));
+        let mut flags = <Flags as clap::Parser>::parse_from(["x"]).leader;
+        config.election.over(&mut flags).unwrap();
+        assert_eq!(
+            (flags.leader_elect, flags.leader_elect_lease_duration.as_secs()),
+            (false, 20)
+        );
+        assert_eq!(flags.leader_elect_resource_name.as_deref(), Some("mine"));
+        for (line, why) in [
+            ("parallelism: 0", "parallelism: Invalid value: 0"),
+            (
+                "podInitialBackoffSeconds: 0",
+                "podInitialBackoffSeconds: Invalid value: 0: must be greater than 0",
+            ),
+            ("podMaxBackoffSeconds: 0", "podMaxBackoffSeconds: Invalid value: 0"),
+            ("extenders: [{urlPrefix: x}]", "extenders"),
+        ] {
+            let error = Config::parse(&format!("{head}{line}\n")).err().unwrap_or_default();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        leader: LeaderFlags,
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused_by_name() {
         for (profiles, why) in [
             ("- plugins: {score: {enabled: [{name: Nope}]}}\n", "Nope"),
             ("- schedulerName: a\n- schedulerName: a\n", "Duplicate value: \"a\""),
             ("- pluginConfig: [{name: NodeAffinity, args: {}}]\n", "NodeAffinity"),
-            ("- percentageOfNodesToScore: 5\n", "percentageOfNodesToScore"),
+            (
+                "- percentageOfNodesToScore: 101\n",
+                "profiles[0].percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]",
+            ),
+            ("- plugins: {bind: {enabled: [{name: MyBinder}]}}\n", "MyBinder"),
+            ("- extenders: []\n", "extenders"),
         ] {
             let error = parse(profiles).err().unwrap_or_default();
             assert!(error.contains(why), "{error}");

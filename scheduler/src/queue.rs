@@ -17,10 +17,48 @@ use crate::event::ClusterEvent;
 use crate::plugins::Plugin;
 use crate::pod::{PodInfo, PodKey};
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// Upstream: `podMaxInUnschedulablePodsDuration`.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
+
+/// How long a pod waits at least after a try that failed: the first time, and at most. It doubles in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    pub first: Duration,
+    pub longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Backoff {
+    fn after(self, failures: u32) -> Duration {
+        let doublings = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.first.saturating_mul(doublings).min(self.longest)
+    }
+}
+
+/// What a pod has gone through here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// The present try included.
+    pub tries: u32,
+    /// When it came.
+    pub since: Instant,
+}
+
+/// How many pods wait, by where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub active: usize,
+    pub backing_off: usize,
+    pub unschedulable: usize,
+}
 
 /// Order of the active pods: higher priority first, then whoever came first.
 type Rank = (Reverse<i32>, u64, PodKey);
@@ -31,6 +69,7 @@ struct Entry {
     place: Place,
     /// Order of arrival, kept across tries.
     arrival: u64,
+    since: Instant,
     failures: u32,
     rejected_by: BTreeSet<&'static str>,
 }
@@ -54,21 +93,31 @@ enum Place {
 #[derive(Debug)]
 pub struct Queue {
     plugins: &'static [Plugin],
+    backoff: Backoff,
     entries: HashMap<PodKey, Entry>,
     active: BTreeSet<Rank>,
-    backing_off: BTreeMap<(Instant, PodKey), ()>,
+    backing_off: BTreeSet<(Instant, PodKey)>,
+    /// Since when.
+    unschedulable: BTreeSet<(Instant, PodKey)>,
+    in_flight: BTreeSet<PodKey>,
     arrivals: u64,
+    /// By queue and event, as upstream's metric has it.
+    incoming: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl Queue {
     #[must_use]
-    pub fn new(plugins: &'static [Plugin]) -> Self {
+    pub fn new(plugins: &'static [Plugin], backoff: Backoff) -> Self {
         Self {
             plugins,
+            backoff,
             entries: HashMap::new(),
             active: BTreeSet::new(),
-            backing_off: BTreeMap::new(),
+            backing_off: BTreeSet::new(),
+            unschedulable: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
             arrivals: 0,
+            incoming: BTreeMap::new(),
         }
     }
 
@@ -97,11 +146,13 @@ impl Queue {
                 info,
                 place: Place::Active,
                 arrival: self.arrivals,
+                since: now,
                 failures: 0,
                 rejected_by: BTreeSet::new(),
             };
             self.active.insert(rank(&entry));
             self.entries.insert(key, entry);
+            self.came("active", "UnschedulablePodAdd");
             return;
         };
         let was_active = entry.place == Place::Active && self.active.remove(&rank(entry));
@@ -117,7 +168,12 @@ impl Queue {
     /// The pod needs no node any more: bound, deleted, or somebody else's.
     pub fn remove(&mut self, key: &PodKey) {
         if let Some(entry) = self.entries.remove(key) {
-            self.unlink(key, &entry);
+            match entry.place {
+                Place::Active => self.active.remove(&rank(&entry)),
+                Place::BackingOff { until } => self.backing_off.remove(&(until, key.clone())),
+                Place::Unschedulable { since } => self.unschedulable.remove(&(since, key.clone())),
+                Place::InFlight { .. } => self.in_flight.remove(key),
+            };
         }
     }
 
@@ -127,21 +183,32 @@ impl Queue {
         let (.., key) = self.active.pop_first()?;
         let entry = self.entries.get_mut(&key)?;
         entry.place = Place::InFlight { woken: Vec::new() };
+        self.in_flight.insert(key);
         Some(entry.info.clone())
+    }
+
+    /// What a pod that was handed out has gone through.
+    #[must_use]
+    pub fn history(&self, key: &PodKey) -> Option<History> {
+        let entry = self.entries.get(key)?;
+        Some(History {
+            tries: entry.failures + 1,
+            since: entry.since,
+        })
     }
 
     /// A popped pod found no node. It waits for an event, unless one came while it was being tried.
     pub fn failed(&mut self, key: &PodKey, why: &Unschedulable, now: Instant) {
+        let Some(woken) = self.back(key) else { return };
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let Place::InFlight { woken } = std::mem::replace(&mut entry.place, Place::Unschedulable { since: now }) else {
-            return;
-        };
-        entry.failures += 1;
+        entry.place = Place::Unschedulable { since: now };
         entry.rejected_by.clone_from(&why.rejected_by);
         // Without a node there is nobody to have refused: any node is news.
         if why.nodes == 0 {
             entry.rejected_by.extend(self.plugins.iter().map(|p| p.name));
         }
+        self.unschedulable.insert((now, key.clone()));
+        self.came("unschedulable", "ScheduleAttemptFailure");
         for event in woken {
             self.wake_one(key, event, now);
         }
@@ -149,23 +216,32 @@ impl Queue {
 
     /// A popped pod met an error (the API server did not answer, say): it is tried again after its back-off.
     pub fn errored(&mut self, key: &PodKey, now: Instant) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        if matches!(entry.place, Place::InFlight { .. }) {
-            entry.failures += 1;
-            let until = now + backoff(entry.failures);
-            entry.place = Place::BackingOff { until };
-            self.backing_off.insert((until, key.clone()), ());
+        if self.back(key).is_none() {
+            return;
         }
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let until = now + self.backoff.after(entry.failures);
+        entry.place = Place::BackingOff { until };
+        self.backing_off.insert((until, key.clone()));
+        self.came("backoff", "ScheduleAttemptFailure");
+    }
+
+    /// A try of a popped pod came to nothing; the events meanwhile, if the pod was popped at all.
+    fn back(&mut self, key: &PodKey) -> Option<Vec<ClusterEvent>> {
+        let entry = self.entries.get_mut(key)?;
+        let Place::InFlight { woken } = &mut entry.place else {
+            return None;
+        };
+        let woken = std::mem::take(woken);
+        entry.failures += 1;
+        self.in_flight.remove(key);
+        Some(woken)
     }
 
     /// Something happened: pods that were refused by a plugin that cares are tried again, after their back-off.
     pub fn wake(&mut self, event: ClusterEvent, now: Instant) {
-        let keys: Vec<PodKey> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| matches!(e.place, Place::Unschedulable { .. } | Place::InFlight { .. }))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let waiting = self.unschedulable.iter().map(|(_, key)| key);
+        let keys: Vec<PodKey> = waiting.chain(&self.in_flight).cloned().collect();
         for key in keys {
             self.wake_one(&key, event, now);
         }
@@ -174,28 +250,43 @@ impl Queue {
     /// When [`Self::pop`] may have something that it has not now.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        let flush = self.entries.values().filter_map(|e| match e.place {
-            Place::Unschedulable { since } => Some(since + LONGEST_WAIT),
-            _ => None,
-        });
-        self.backing_off
-            .keys()
-            .next()
-            .map(|(at, _)| *at)
-            .into_iter()
-            .chain(flush)
-            .min()
+        let backing_off = self.backing_off.first().map(|(at, _)| *at);
+        let flush = self.unschedulable.first().map(|(since, _)| *since + LONGEST_WAIT);
+        backing_off.into_iter().chain(flush).min()
     }
 
-    /// Pods per place, for metrics: active, backing off, unschedulable.
+    /// Pods per place, for metrics.
     #[must_use]
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let waiting = self
-            .entries
-            .values()
-            .filter(|e| matches!(e.place, Place::Unschedulable { .. }))
-            .count();
-        (self.active.len(), self.backing_off.len(), waiting)
+    pub fn counts(&self) -> Counts {
+        Counts {
+            active: self.active.len(),
+            backing_off: self.backing_off.len(),
+            unschedulable: self.unschedulable.len(),
+        }
+    }
+
+    /// How many unschedulable pods each plugin has refused, by the pods' scheduler.
+    #[must_use]
+    pub fn refused(&self) -> BTreeMap<(&'static str, String), usize> {
+        let mut counts = BTreeMap::new();
+        for entry in self.unschedulable.iter().filter_map(|(_, key)| self.entries.get(key)) {
+            let spec = entry.info.pod.spec.as_ref();
+            let scheduler = spec.and_then(|s| s.scheduler_name.clone()).unwrap_or_default();
+            for plugin in &entry.rejected_by {
+                *counts.entry((*plugin, scheduler.clone())).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// How many pods came into each queue by each event.
+    #[must_use]
+    pub fn incoming(&self) -> &BTreeMap<(&'static str, &'static str), u64> {
+        &self.incoming
+    }
+
+    fn came(&mut self, queue: &'static str, event: &'static str) {
+        *self.incoming.entry((queue, event)).or_default() += 1;
     }
 
     fn wake_one(&mut self, key: &PodKey, event: ClusterEvent, now: Instant) {
@@ -208,15 +299,19 @@ impl Queue {
             }
             Place::Unschedulable { since } => {
                 let cares = |p: &&Plugin| entry.rejected_by.contains(p.name) && (p.wakes_on)(&event, &entry.info);
-                if self.plugins.iter().any(|p| cares(&p)) {
-                    let until = *since + backoff(entry.failures);
-                    if until <= now {
-                        entry.place = Place::Active;
-                        self.active.insert(rank(entry));
-                    } else {
-                        entry.place = Place::BackingOff { until };
-                        self.backing_off.insert((until, key.clone()), ());
-                    }
+                if !self.plugins.iter().any(|p| cares(&p)) {
+                    return;
+                }
+                self.unschedulable.remove(&(*since, key.clone()));
+                let until = *since + self.backoff.after(entry.failures);
+                if until <= now {
+                    entry.place = Place::Active;
+                    self.active.insert(rank(entry));
+                    self.came("active", event.label());
+                } else {
+                    entry.place = Place::BackingOff { until };
+                    self.backing_off.insert((until, key.clone()));
+                    self.came("backoff", event.label());
                 }
             }
             Place::Active | Place::BackingOff { .. } => {}
@@ -225,37 +320,22 @@ impl Queue {
 
     /// Moves to active what is due.
     fn release(&mut self, now: Instant) {
-        while let Some(((at, _), ())) = self.backing_off.first_key_value() {
-            if *at > now {
-                break;
-            }
-            let Some(((_, key), ())) = self.backing_off.pop_first() else {
-                break;
-            };
-            self.activate(&key);
+        while let Some((_, key)) = pop_until(&mut self.backing_off, now) {
+            self.activate(&key, "BackoffComplete");
         }
-        let stale: Vec<PodKey> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| matches!(e.place, Place::Unschedulable { since } if since + LONGEST_WAIT <= now))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in stale {
-            self.activate(&key);
+        let Some(long_ago) = now.checked_sub(LONGEST_WAIT) else {
+            return;
+        };
+        while let Some((_, key)) = pop_until(&mut self.unschedulable, long_ago) {
+            self.activate(&key, "UnschedulableTimeout");
         }
     }
 
-    fn activate(&mut self, key: &PodKey) {
+    fn activate(&mut self, key: &PodKey, event: &'static str) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.place = Place::Active;
             self.active.insert(rank(entry));
-        }
-    }
-
-    fn unlink(&mut self, key: &PodKey, entry: &Entry) {
-        self.active.remove(&rank(entry));
-        if let Place::BackingOff { until } = entry.place {
-            self.backing_off.remove(&(until, key.clone()));
+            self.came("active", event);
         }
     }
 }
@@ -264,9 +344,12 @@ fn rank(entry: &Entry) -> Rank {
     (Reverse(entry.info.priority), entry.arrival, entry.info.key.clone())
 }
 
-fn backoff(failures: u32) -> Duration {
-    let doubled = FIRST_BACKOFF.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-    doubled.min(LONGEST_BACKOFF)
+/// The first one, if its time is not later than `now`.
+fn pop_until(set: &mut BTreeSet<(Instant, PodKey)>, now: Instant) -> Option<(Instant, PodKey)> {
+    if set.first()?.0 > now {
+        return None;
+    }
+    set.pop_first()
 }
 
 #[cfg(test)]
@@ -295,7 +378,7 @@ mod tests {
 
     #[test]
     fn higher_priority_goes_first_and_equals_in_order_of_arrival() {
-        let (mut queue, now) = (Queue::new(ALL), Instant::now());
+        let (mut queue, now) = (Queue::new(ALL, Backoff::default()), Instant::now());
         for (n, priority) in [("a", 0), ("b", 5), ("c", 0)] {
             queue.set(pod(n, priority), &[], now);
         }
@@ -305,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_refused_pod_waits_for_an_event_that_its_plugin_asked_for() {
-        let (mut queue, now) = (Queue::new(ALL), Instant::now());
+        let (mut queue, now) = (Queue::new(ALL, Backoff::default()), Instant::now());
         queue.set(pod("a", 0), &[], now);
         let key = queue.pop(now).unwrap().key.clone();
         queue.failed(&key, &refused("NodeResourcesFit"), now);
@@ -318,26 +401,28 @@ mod tests {
 
     #[test]
     fn an_event_during_the_try_is_not_lost() {
-        let (mut queue, now) = (Queue::new(ALL), Instant::now());
+        let (mut queue, now) = (Queue::new(ALL, Backoff::default()), Instant::now());
         queue.set(pod("a", 0), &[], now);
         let key = queue.pop(now).unwrap().key.clone();
         queue.wake(ClusterEvent::NodeAdded, now);
         queue.failed(&key, &refused("NodeResourcesFit"), now);
         assert_eq!(name(queue.pop(now)), None);
-        assert_eq!(queue.next_due(), Some(now + FIRST_BACKOFF));
-        assert_eq!(name(queue.pop(now + FIRST_BACKOFF)).as_deref(), Some("a"));
+        let second = now + Duration::from_secs(1);
+        assert_eq!(queue.next_due(), Some(second));
+        assert_eq!(name(queue.pop(second)).as_deref(), Some("a"));
     }
 
     #[test]
     fn the_back_off_doubles_to_ten_seconds() {
-        let seconds: Vec<u64> = (1..8).map(|n| backoff(n).as_secs()).collect();
+        let backoff = Backoff::default();
+        let seconds: Vec<u64> = (1..8).map(|n| backoff.after(n).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 10, 10, 10]);
-        assert_eq!(backoff(u32::MAX), LONGEST_BACKOFF);
+        assert_eq!(backoff.after(u32::MAX), backoff.longest);
     }
 
     #[test]
     fn after_five_minutes_a_pod_is_tried_without_any_event() {
-        let (mut queue, now) = (Queue::new(ALL), Instant::now());
+        let (mut queue, now) = (Queue::new(ALL, Backoff::default()), Instant::now());
         queue.set(pod("a", 0), &[], now);
         let key = queue.pop(now).unwrap().key.clone();
         queue.failed(&key, &refused("NodeName"), now);
@@ -347,7 +432,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_pod_is_lost_or_handed_out_twice(steps in prop::collection::vec((0u8..6, 0u8..4), 0..80)) {
-            let (mut queue, mut now) = (Queue::new(ALL), Instant::now());
+            let (mut queue, mut now) = (Queue::new(ALL, Backoff::default()), Instant::now());
             let mut out: Vec<PodKey> = Vec::new();
             let mut known: BTreeSet<String> = BTreeSet::new();
             for (what, n) in steps {
@@ -362,6 +447,9 @@ mod tests {
                     _ => { now += Duration::from_secs(3); queue.wake(ClusterEvent::NodeAdded, now); }
                 }
                 prop_assert_eq!(queue.len(), known.len());
+                let counts = queue.counts();
+                let placed = counts.active + counts.backing_off + counts.unschedulable + queue.in_flight.len();
+                prop_assert_eq!(placed, known.len());
             }
             let end = now + LONGEST_WAIT;
             let rest: BTreeSet<String> = std::iter::from_fn(|| name(queue.pop(end))).chain(out.iter().map(|k| k.name.clone())).collect();

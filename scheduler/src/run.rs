@@ -19,11 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::decide::{Placement, Room, Unschedulable, decide};
+use crate::metrics::Figures;
 use crate::plugins::ALL;
 use crate::pod::PodInfo;
 use crate::profiles::Profile;
+use crate::queue::{Backoff, History};
 use crate::spreading::Alike;
-use crate::state::State;
+use crate::state::{Seen, State};
 use crate::victims;
 
 /// Bindings and status writes under way at once; more wait, and with them the next decision.
@@ -39,6 +41,8 @@ pub struct Scheduler {
     /// Each with the recorder that signs its events.
     profiles: Vec<(Profile, Recorder)>,
     alike: Alike,
+    /// What it has done, for whoever asks.
+    pub figures: Figures,
     state: Mutex<State>,
     changed: Notify,
     slots: Arc<Semaphore>,
@@ -48,13 +52,19 @@ impl Scheduler {
     /// Follows pods, nodes, namespaces and budgets; handlers change the state and wake the loop. There is at least one
     /// profile.
     #[must_use]
-    pub fn start(client: Client, profiles: Vec<(Profile, Recorder)>, informers: &Informers) -> Arc<Self> {
+    pub fn start(
+        client: Client,
+        profiles: Vec<(Profile, Recorder)>,
+        backoff: Backoff,
+        informers: &Informers,
+    ) -> Arc<Self> {
         let names = profiles.iter().map(|(profile, _)| profile.name.clone()).collect();
         let scheduler = Arc::new(Self {
             client,
             profiles,
             alike: Alike::new(informers),
-            state: Mutex::new(State::new(names, ALL)),
+            figures: Figures::default(),
+            state: Mutex::new(State::new(names, ALL, backoff)),
             changed: Notify::new(),
             slots: Arc::new(Semaphore::new(MOST_BINDINGS)),
         });
@@ -102,10 +112,10 @@ impl Scheduler {
         }
     }
 
-    /// Pods by where they wait: active, backing off, unschedulable.
+    /// How much there is of everything.
     #[must_use]
-    pub fn pending(&self) -> (usize, usize, usize) {
-        self.state.lock().counts()
+    pub fn seen(&self) -> Seen {
+        self.state.lock().seen()
     }
 
     /// Schedules until `stop`.
@@ -126,8 +136,10 @@ impl Scheduler {
                 self.state.lock().dismiss(&pod.key);
                 continue;
             };
+            let begun = Instant::now();
             let pod = self.alike.with_defaults(&pod);
             let placement = decide(profile, &pod, &snapshot, start, rand::random());
+            self.figures.decided(begun.elapsed());
             let slot = tokio::select! {
                 slot = self.slots.clone().acquire_owned() => slot,
                 () = stop.cancelled() => return,
@@ -135,15 +147,26 @@ impl Scheduler {
             match placement {
                 Placement::Node { name, next_start } => {
                     start = next_start;
-                    if self.state.lock().assume(&pod, &name) {
+                    let assumed = {
+                        let mut state = self.state.lock();
+                        let history = state.history(&pod.key);
+                        state.assume(&pod, &name).then_some(history).flatten()
+                    };
+                    if let Some(history) = assumed {
                         let scheduler = self.clone();
                         tokio::spawn(async move {
-                            scheduler.bind(&pod, &name).await;
+                            scheduler.bind(&pod, &name, history, begun).await;
                             drop(slot);
                         });
                     }
                 }
                 Placement::Unschedulable(why) => {
+                    self.figures.tried("unschedulable", &profile.name, begun.elapsed());
+                    match &why.room {
+                        Room::Untried => {}
+                        Room::Found(room) => self.figures.preempted(Some(room.victims.len())),
+                        Room::Forbidden(_) | Room::Nowhere(_) => self.figures.preempted(None),
+                    }
                     // What the pod was promised before stays, unless it was looked at again and nothing was found.
                     let promise = match &why.room {
                         Room::Found(room) => Some(room.node.clone()),
@@ -172,24 +195,31 @@ impl Scheduler {
         }
     }
 
-    async fn bind(&self, pod: &PodInfo, node: &str) {
+    /// `begun`: when this try was.
+    async fn bind(&self, pod: &PodInfo, node: &str, history: History, begun: Instant) {
         let key = &pod.key;
+        let name = self.profile(pod).map_or("", |(profile, _)| profile.name.as_str());
+        let asked = Instant::now();
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding",
             "metadata": {"namespace": key.namespace, "name": key.name, "uid": key.uid},
             "target": {"kind": "Node", "name": node},
         });
-        match self
+        let bound = self
             .client
             .create_subresource::<Pod>(Some(&key.namespace), &key.name, "binding", &binding)
-            .await
-        {
+            .await;
+        self.figures.ran("Bind", bound.is_ok(), name, asked.elapsed());
+        match bound {
             Ok(_) => {
+                self.figures.tried("scheduled", name, begun.elapsed());
+                self.figures.bound(history, history.since.elapsed());
                 info!(pod = %key, node, "successfully bound pod to node");
                 let text = format!("Successfully assigned {key} to {node}");
                 self.event(pod, EventType::Normal, "Scheduled", &text);
             }
             Err(error) => {
+                self.figures.tried("error", name, begun.elapsed());
                 self.state.lock().binding_failed(key, Instant::now());
                 self.changed.notify_one();
                 // Gone or bound by somebody else: the informer will tell, and nobody needs to hear of it.

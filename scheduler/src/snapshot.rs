@@ -261,6 +261,13 @@ impl Cache {
         self.placed.contains_key(key)
     }
 
+    /// Nodes, pods on nodes, and how many of these are assumed.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let assumed = self.placed.values().filter(|p| p.assumed).count();
+        (self.nodes.len(), self.placed.len(), assumed)
+    }
+
     /// The current state, shared until the next change.
     pub fn snapshot(&mut self) -> Snapshot {
         if let Some(snapshot) = &self.snapshot {

@@ -3,6 +3,7 @@
 //! Every method is a short, synchronous change under one lock ([`crate::run`] holds it), so informer handlers never
 //! block. Which pods are this scheduler's business is decided here and nowhere else.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use steersman_runtime::Event;
@@ -15,7 +16,7 @@ use crate::decide::Unschedulable;
 use crate::event::{ClusterEvent, node_changes, pending_pod_changes};
 use crate::plugins::Plugin;
 use crate::pod::{PodInfo, PodKey, is_finished, node_of};
-use crate::queue::Queue;
+use crate::queue::{Backoff, Counts, History, Queue};
 use crate::resources;
 use crate::snapshot::{Budget, Cache, Snapshot};
 
@@ -25,15 +26,32 @@ pub struct State {
     schedulers: Vec<String>,
     queue: Queue,
     cache: Cache,
+    /// Pods that some gate holds back.
+    gated: BTreeSet<PodKey>,
+}
+
+/// How much there is of everything, for metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub waiting: Counts,
+    pub gated: usize,
+    pub nodes: usize,
+    pub pods: usize,
+    pub assumed: usize,
+    /// Unschedulable pods by plugin that refused them and scheduler.
+    pub refused: BTreeMap<(&'static str, String), usize>,
+    /// By queue and event.
+    pub incoming: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl State {
     #[must_use]
-    pub fn new(schedulers: Vec<String>, plugins: &'static [Plugin]) -> Self {
+    pub fn new(schedulers: Vec<String>, plugins: &'static [Plugin], backoff: Backoff) -> Self {
         Self {
             schedulers,
-            queue: Queue::new(plugins),
+            queue: Queue::new(plugins, backoff),
             cache: Cache::default(),
+            gated: BTreeSet::new(),
         }
     }
 
@@ -94,6 +112,7 @@ impl State {
         match event {
             Event::Deleted(pod) => {
                 let key = PodKey::of(pod);
+                self.gated.remove(&key);
                 self.queue.remove(&key);
                 self.cache.remove_pod(&key);
                 self.cache.forget_nomination(&key);
@@ -108,6 +127,11 @@ impl State {
 
     fn set_pod(&mut self, old: Option<&Arc<Pod>>, new: &Arc<Pod>, now: Instant) {
         let key = PodKey::of(new);
+        if self.is_mine(new) && is_gated(new) {
+            self.gated.insert(key.clone());
+        } else {
+            self.gated.remove(&key);
+        }
         if !node_of(new).is_empty() {
             self.queue.remove(&key);
             self.cache.forget_nomination(&key);
@@ -123,7 +147,7 @@ impl State {
             if frees {
                 self.queue.wake(ClusterEvent::AssignedPodGone, now);
             }
-        } else if self.is_mine(new) {
+        } else if self.is_mine(new) && !is_gated(new) {
             if !self.cache.is_placed(&key) {
                 let changes = old.map(|old| pending_pod_changes(old, new)).unwrap_or_default();
                 self.queue.set(new.clone(), &changes, now);
@@ -140,14 +164,12 @@ impl State {
         }
     }
 
-    /// Pods that name this scheduler, are not being deleted, have not finished and are held back by no gate.
+    /// Pods that name this scheduler, are not being deleted and have not finished.
     fn is_mine(&self, pod: &Pod) -> bool {
         let Some(spec) = &pod.spec else { return false };
-        let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
         let name = spec.scheduler_name.as_deref().unwrap_or_default();
         self.schedulers.iter().any(|own| own == name)
             && pod.metadata().deletion_timestamp.is_none()
-            && !gated
             && !is_finished(pod)
     }
 
@@ -155,6 +177,12 @@ impl State {
     pub fn pop(&mut self, now: Instant) -> Option<(Arc<PodInfo>, Snapshot)> {
         let pod = self.queue.pop(now)?;
         Some((pod, self.cache.snapshot()))
+    }
+
+    /// What a pod that was popped has gone through.
+    #[must_use]
+    pub fn history(&self, key: &PodKey) -> Option<History> {
+        self.queue.history(key)
     }
 
     /// When to call [`Self::pop`] again if nothing happens before.
@@ -207,11 +235,25 @@ impl State {
         self.queue.wake(ClusterEvent::AssignedPodGone, now);
     }
 
-    /// Active, backing off, unschedulable.
     #[must_use]
-    pub fn counts(&self) -> (usize, usize, usize) {
-        self.queue.counts()
+    pub fn seen(&self) -> Seen {
+        let (nodes, pods, assumed) = self.cache.counts();
+        Seen {
+            waiting: self.queue.counts(),
+            gated: self.gated.len(),
+            nodes,
+            pods,
+            assumed,
+            refused: self.queue.refused(),
+            incoming: self.queue.incoming().clone(),
+        }
     }
+}
+
+/// Whether some gate holds the pod back.
+fn is_gated(pod: &Pod) -> bool {
+    let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref());
+    gates.is_some_and(|gates| !gates.is_empty())
 }
 
 fn nominated(pod: &Pod) -> Option<&str> {
@@ -256,7 +298,10 @@ mod tests {
 
     #[test]
     fn a_pod_that_does_not_fit_is_placed_once_another_leaves() {
-        let (mut state, mut now) = (State::new(vec!["default-scheduler".into()], ALL), Instant::now());
+        let (mut state, mut now) = (
+            State::new(vec!["default-scheduler".into()], ALL, Backoff::default()),
+            Instant::now(),
+        );
         state.on_node(&Event::Added(node("1")), now);
         let running = pod("a", json!({"nodeName": "n"}));
         state.on_pod(&Event::Added(running.clone()), now);
@@ -269,7 +314,10 @@ mod tests {
 
     #[test]
     fn a_pending_pod_is_placed_when_the_first_node_arrives() {
-        let (mut state, mut now) = (State::new(vec!["default-scheduler".into()], ALL), Instant::now());
+        let (mut state, mut now) = (
+            State::new(vec!["default-scheduler".into()], ALL, Backoff::default()),
+            Instant::now(),
+        );
         state.on_pod(&Event::Added(pod("a", json!({}))), now);
         assert_eq!(step(&mut state, now), None);
         now += std::time::Duration::from_secs(2);
@@ -279,7 +327,10 @@ mod tests {
 
     #[test]
     fn pods_of_others_gated_or_going_are_left_alone() {
-        let (mut state, now) = (State::new(vec!["default-scheduler".into()], ALL), Instant::now());
+        let (mut state, now) = (
+            State::new(vec!["default-scheduler".into()], ALL, Backoff::default()),
+            Instant::now(),
+        );
         state.on_pod(&Event::Added(pod("a", json!({"schedulerName": "other"}))), now);
         state.on_pod(
             &Event::Added(pod("b", json!({"schedulingGates": [{"name": "x"}]}))),
@@ -289,11 +340,17 @@ mod tests {
         going.metadata.deletion_timestamp = Some(steersman_types::Time(steersman_types::jiff::Timestamp::UNIX_EPOCH));
         state.on_pod(&Event::Added(Arc::new(going)), now);
         assert!(state.pop(now).is_none());
+        assert_eq!(state.seen().gated, 1);
+        state.on_pod(&Event::Added(pod("b", json!({}))), now);
+        assert_eq!((state.seen().gated, state.seen().waiting.active), (0, 1));
     }
 
     #[test]
     fn a_failed_binding_frees_the_node_and_tries_again() {
-        let (mut state, mut now) = (State::new(vec!["default-scheduler".into()], ALL), Instant::now());
+        let (mut state, mut now) = (
+            State::new(vec!["default-scheduler".into()], ALL, Backoff::default()),
+            Instant::now(),
+        );
         state.on_node(&Event::Added(node("1")), now);
         let a = pod("a", json!({}));
         state.on_pod(&Event::Added(a.clone()), now);
