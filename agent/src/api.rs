@@ -1,5 +1,7 @@
 //! The agent's writes to the API server.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use steersman_runtime::Client;
@@ -11,16 +13,18 @@ use steersman_types::api::node::v1::RuntimeClass;
 use crate::context::{PodApi, WriteError};
 use crate::pod;
 use crate::pod::resize::{IN_PROGRESS, PENDING};
+use crate::statics::Mirrors;
 
 /// [`PodApi`] over a client.
 pub struct ApiWriter {
     client: Client,
+    mirrors: Arc<Mirrors>,
 }
 
 impl ApiWriter {
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    pub fn new(client: Client, mirrors: Arc<Mirrors>) -> Self {
+        Self { client, mirrors }
     }
 }
 
@@ -36,6 +40,11 @@ fn write_error(error: &ApiError) -> WriteError {
 #[async_trait]
 impl PodApi for ApiWriter {
     async fn write_status(&self, pod: &Pod, old: &PodStatus, new: &PodStatus) -> Result<(), WriteError> {
+        // The API knows only the picture of a static pod.
+        if pod::is_static(pod) {
+            self.mirrors.report(pod, new);
+            return Ok(());
+        }
         let Some(change) = status_patch(old, new) else {
             return Ok(());
         };

@@ -35,6 +35,7 @@ use crate::quantity::{milli, value};
 use crate::runtime::resources::NodeLimits;
 use crate::server::{Server, serve_health};
 use crate::sources::ApiObjects;
+use crate::statics::{Mirrors, files};
 use crate::stats::Figures;
 use crate::volumes::Volumes;
 
@@ -141,8 +142,9 @@ pub async fn run(flags: Flags) -> Result<(), String> {
     } else {
         config.max_parallel_image_pulls
     };
+    let mirrors: Arc<Mirrors> = Arc::default();
     let context = Arc::new(Context {
-        api: Arc::new(ApiWriter::new(client.clone())),
+        api: Arc::new(ApiWriter::new(client.clone(), mirrors.clone())),
         sink: Sink::Api(recorder.clone()),
         services: Box::new(move || known_services.list()),
         volumes: Volumes::new(&root_dir, objects.clone()),
@@ -166,7 +168,8 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         sync_period: config.sync_frequency,
         runtime: runtime.clone(),
     });
-    let pods = Pods::new(context.clone(), usize::try_from(config.max_pods).unwrap_or(usize::MAX));
+    let max_pods = usize::try_from(config.max_pods).unwrap_or(usize::MAX);
+    let pods = Pods::new(context.clone(), max_pods, mirrors.clone());
 
     let memory = u64::try_from(machine.memory).unwrap_or(0);
     let figures = Figures::new(
@@ -201,6 +204,12 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         .await?;
     }
 
+    // Pods of files run whether or not there is an API server.
+    tokio::spawn(pods.clone().follow_runtime());
+    if let Some(path) = config.static_pod_path.clone() {
+        let every = config.file_check_frequency;
+        tokio::spawn(files::run(path, node.clone(), every, pods.clone()));
+    }
     recorder.event(&reference(&node), EventType::Normal, "Starting", "Starting kubelet.");
     let registered = Arc::new(Notify::new());
     let relisting = pods.clone();
@@ -258,9 +267,12 @@ pub async fn run(flags: Flags) -> Result<(), String> {
     // Environment variables of a pod must not depend on how fast the agent started.
     services.synced().await;
     let mine = ListOptions::all().fields(&format!("spec.nodeName={node}"));
-    let informer: Informer<Pod> = Informer::start(client, mine);
+    let informer: Informer<Pod> = Informer::start(client.clone(), mine);
+    let keep_mirrors = move || {
+        tokio::spawn(mirrors.run(client, node));
+    };
     tokio::select! {
-        () = pods.run(informer) => {}
+        () = pods.run(informer, keep_mirrors) => {}
         () = stop.cancelled() => {}
     }
     recorder.flush(Duration::from_secs(1)).await;

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`app`] | flags, wiring, the order of starting |
 //! | [`pods`], [`pod`] | one worker per pod: observe, decide, act, report |
+//! | [`statics`] | pods from files of the node |
 //! | [`runtime`] | a pod in CRI's words |
 //! | [`mod@env`], [`volumes`], [`sources`], [`hosts`], [`dns`] | what a container finds inside |
 //! | [`images`], [`probes`], [`lifecycle`], [`logs`], [`cgroups`] | what surrounds it |
@@ -45,5 +46,6 @@ pub mod report;
 pub mod runtime;
 pub mod server;
 pub mod sources;
+pub mod statics;
 pub mod stats;
 pub mod volumes;

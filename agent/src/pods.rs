@@ -20,6 +20,7 @@ use crate::pod;
 use crate::pod::seen::Trouble;
 use crate::pod::worker::{Assigned, Evicted, Worker};
 use crate::runtime::labels;
+use crate::statics::Mirrors;
 
 /// The runtime is listed this often; its events usually tell earlier.
 const RELIST: Duration = Duration::from_secs(5);
@@ -41,31 +42,57 @@ pub struct Pods {
     listed: Mutex<HashMap<String, BTreeMap<String, i32>>>,
     /// How many pods the node takes (`maxPods`).
     max_pods: usize,
+    mirrors: Arc<Mirrors>,
     last_relist: Mutex<Option<std::time::Instant>>,
 }
 
 impl Pods {
     #[must_use]
-    pub fn new(context: Arc<Context>, max_pods: usize) -> Arc<Self> {
+    pub fn new(context: Arc<Context>, max_pods: usize, mirrors: Arc<Mirrors>) -> Arc<Self> {
         Arc::new(Self {
             context,
             running: Mutex::default(),
             listed: Mutex::default(),
             max_pods,
+            mirrors,
             last_relist: Mutex::default(),
         })
     }
 
-    /// Runs until the informer ends.
-    pub async fn run(self: Arc<Self>, informer: Informer<Pod>) {
+    /// Runs until the informer ends. `known` is called once the API's pods are known.
+    pub async fn run(self: Arc<Self>, informer: Informer<Pod>, known: impl FnOnce()) {
         let mut changes = informer.subscribe();
         informer.synced().await;
-        tokio::spawn(self.clone().follow_runtime());
         tokio::spawn(self.clone().tidy_forever());
+        for mirror in informer.list().iter().filter(|p| pod::is_mirror(p)) {
+            self.mirrors.mirror(mirror);
+        }
+        known();
         while let Some(change) = changes.recv().await {
             match change {
+                Event::Added(pod) | Event::Updated { new: pod, .. } if pod::is_mirror(&pod) => {
+                    self.mirrors.mirror(&pod)
+                }
+                Event::Deleted(pod) if pod::is_mirror(&pod) => self.mirrors.mirror_gone(&pod),
                 Event::Added(pod) | Event::Updated { new: pod, .. } => self.assign(&pod, false),
                 Event::Deleted(pod) => self.assign(&pod, true),
+            }
+        }
+    }
+
+    /// These static pods there are. A new version of one begins when the one before has ended.
+    pub fn set_static(self: &Arc<Self>, wanted: &[Arc<Pod>]) {
+        let running: Vec<Arc<Pod>> = self.list().into_iter().filter(|p| pod::is_static(p)).collect();
+        for old in &running {
+            if !wanted.iter().any(|p| pod::uid(p) == pod::uid(old)) {
+                self.assign(old, true);
+            }
+        }
+        for new in wanted {
+            let same_name = |p: &&Arc<Pod>| pod::name(p) == pod::name(new) && pod::namespace(p) == pod::namespace(new);
+            if !running.iter().any(|p| same_name(&p)) {
+                self.mirrors.original(new);
+                self.assign(new, false);
             }
         }
     }
@@ -119,7 +146,13 @@ impl Pods {
         let pods = self.clone();
         tokio::spawn(async move {
             worker.run().await;
-            pods.running.lock().remove(&uid);
+            let ended = pods.running.lock().remove(&uid);
+            if let Some(pod) = ended
+                .map(|r| r.assigned.borrow().pod.clone())
+                .filter(|p| pod::is_static(p))
+            {
+                pods.mirrors.original_gone(&pod);
+            }
         });
         self.share_cpu();
     }
@@ -185,7 +218,7 @@ impl Pods {
     }
 
     /// Events as they come, lists every few seconds.
-    async fn follow_runtime(self: Arc<Self>) {
+    pub async fn follow_runtime(self: Arc<Self>) {
         let mut events = None;
         loop {
             if events.is_none() {

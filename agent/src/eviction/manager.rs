@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steersman_runtime::events::{EventType, Recorder};
 use steersman_types::api::core::v1::{Pod, PodCondition};
@@ -53,8 +53,11 @@ impl Manager {
         if self.thresholds.is_empty() && !self.local_limits {
             return;
         }
+        let begun = Instant::now();
         loop {
-            let ended = self.look(&mut history).await;
+            // Just after the start the node may not know all of its pods, nor what they use: only conditions are set.
+            let may_act = begun.elapsed() >= INTERVAL;
+            let ended = self.look(&mut history, may_act).await;
             if ended.is_empty() {
                 tokio::time::sleep(INTERVAL).await;
             } else {
@@ -64,7 +67,9 @@ impl Manager {
     }
 
     /// One look; gives the uids of pods that were told to end.
-    async fn look(&self, history: &mut History) -> Vec<String> {
+    async fn look(&self, history: &mut History, may_act: bool) -> Vec<String> {
+        // Before the figures: whoever comes in between is not among those about whom nothing is known.
+        let mut active = self.pods.active();
         let summary = match self.figures.summary().await {
             Ok(summary) => summary,
             Err(e) => {
@@ -78,7 +83,9 @@ impl Manager {
         *history = next;
         self.context.pressure.set(judged.short_of);
         let stats: BTreeMap<&str, &PodStats> = summary.pods.iter().map(|p| (p.pod_ref.uid.as_str(), p)).collect();
-        let mut active = self.pods.active();
+        if !may_act {
+            return Vec::new();
+        }
         if self.local_limits {
             let ended = self.end_exceeding(&active, &stats, own_image_fs);
             if !ended.is_empty() {

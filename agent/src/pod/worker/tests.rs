@@ -358,3 +358,51 @@ async fn a_deleted_pod_does_not_wait_for_its_hook() {
     bench.delete();
     bench.until("gone", |b| b.task.is_finished()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_the_node_ends_is_failed_once_its_containers_are_stopped() {
+    let bench = start(simple(), Fake::default());
+    bench.until("running", |b| b.phase() == "Running").await;
+    let before = bench.written.lock().statuses.len();
+    let why = Trouble {
+        reason: "Evicted".into(),
+        message: "The node was low on resource: memory. ".into(),
+    };
+    let condition = PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some("TerminationByKubelet".into()),
+        ..PodCondition::default()
+    };
+    bench.assigned.send_modify(|assigned| {
+        assigned.evicted = Some(Arc::new(Evicted {
+            why,
+            grace: 1,
+            condition: Some(condition),
+        }));
+    });
+    bench.until("over", |b| b.phase() == "Failed").await;
+    assert!(bench.fake.running().is_empty());
+    let last = bench.last();
+    assert_eq!(last.reason.as_deref(), Some("Evicted"));
+    assert_eq!(last.message.as_deref(), Some("The node was low on resource: memory. "));
+    let of = |kind: &str| last.conditions.iter().flatten().find(|c| c.type_ == kind).cloned();
+    assert_eq!(
+        of("DisruptionTarget").and_then(|c| c.reason).as_deref(),
+        Some("TerminationByKubelet")
+    );
+    assert_eq!(of("Ready").map(|c| c.status).as_deref(), Some("False"));
+    for status in &bench.written.lock().statuses[before..] {
+        let live = status
+            .container_statuses
+            .iter()
+            .flatten()
+            .any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()));
+        assert!(
+            !live || status.phase.as_deref() == Some("Running"),
+            "not over while something runs"
+        );
+    }
+    bench.delete();
+    bench.until("gone", |b| b.task.is_finished()).await;
+}
