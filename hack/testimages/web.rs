@@ -9,14 +9,18 @@
 //! | `/unhealthy`, `/healthy` | switch what `/healthz` says |
 //! | `/env/NAME` | the variable's value, or 404 |
 //! | `/client` | the address that the connection came from |
+//! | `/udp/ADDRESS:PORT` | what that answers to a UDP packet, which always comes from the same port; 504 if nothing |
 //! | anything else | `HOSTNAME version V` |
+//!
+//! UDP packets to the same ports are answered with `HOSTNAME version V`. Both IPv4 and IPv6, if there is any.
 //!
 //! Each request is one line on standard output. SIGTERM ends it at once, also as process 1 of its namespace, where
 //! signals without a handler are ignored.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 static HEALTHY: AtomicBool = AtomicBool::new(true);
@@ -55,8 +59,13 @@ fn main() {
     let servers: Vec<_> = ports
         .into_iter()
         .map(|port| {
-            let listener = TcpListener::bind(("0.0.0.0", port)).unwrap_or_else(|e| fail(&format!("port {port}: {e}")));
+            let listener = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
+            let listener = listener.unwrap_or_else(|e| fail(&format!("port {port}: {e}")));
             let text = format!("{host} version {version}\n");
+            if let Ok(socket) = udp(port) {
+                let text = text.clone();
+                std::thread::spawn(move || answer_packets(&socket, &text));
+            }
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let text = text.clone();
@@ -73,6 +82,37 @@ fn main() {
 fn fail(why: &str) -> ! {
     eprintln!("web: {why}");
     std::process::exit(2)
+}
+
+fn udp(port: u16) -> std::io::Result<UdpSocket> {
+    UdpSocket::bind(("::", port)).or_else(|_| UdpSocket::bind(("0.0.0.0", port)))
+}
+
+fn answer_packets(socket: &UdpSocket, text: &str) {
+    let mut buffer = [0; 64];
+    loop {
+        if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(text.as_bytes(), peer);
+        }
+    }
+}
+
+/// One packet to `address`, from the one socket that this process has for it.
+fn ask_by_udp(address: &str) -> Option<String> {
+    static SOCKET: OnceLock<Mutex<UdpSocket>> = OnceLock::new();
+    let socket = SOCKET.get_or_init(|| Mutex::new(udp(0).unwrap_or_else(|e| fail(&format!("UDP: {e}")))));
+    let socket = socket.lock().ok()?;
+    socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+    // A dual socket wants IPv4 addresses as IPv6 writes them.
+    let address: std::net::SocketAddr = address.parse().ok()?;
+    let address = match (socket.local_addr().ok()?.is_ipv6(), address.ip()) {
+        (true, std::net::IpAddr::V4(ip)) => (ip.to_ipv6_mapped(), address.port()).into(),
+        _ => address,
+    };
+    socket.send_to(b"?", address).ok()?;
+    let mut buffer = [0; 512];
+    let (length, _) = socket.recv_from(&mut buffer).ok()?;
+    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
 /// A client that stalls or sends nonsense loses its connection; nothing else happens.
@@ -102,7 +142,11 @@ fn serve(stream: TcpStream, hello: &str) {
             Ok(value) => ("200 OK", format!("{value}\n")),
             Err(_) => ("404 Not Found", String::new()),
         },
-        ("client", _) => ("200 OK", format!("{}\n", peer.ip())),
+        ("client", _) => ("200 OK", format!("{}\n", peer.ip().to_canonical())),
+        ("udp", address) => match ask_by_udp(address) {
+            Some(text) => ("200 OK", text),
+            None => ("504 Gateway Timeout", String::new()),
+        },
         _ => ("200 OK", hello.to_owned()),
     };
     let _ = write!(
