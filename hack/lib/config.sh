@@ -26,6 +26,13 @@ POD_CIDR=$PODS.0.0/16
 SERVICE_CIDR=10.232.0.0/16
 SERVICE_API=10.232.0.1
 SERVICE_DNS=10.232.0.10
+# The second family of hack/up --dual-stack: unique local addresses, which lead nowhere outside. Node i is $UNDERLAY6::(10+i).
+DUAL=
+UNDERLAY6=fd73:7465:6572
+HOST_IP6=$UNDERLAY6::1
+PODS6=fd73:7465:6573 # node i has $PODS6:i::/64
+POD6_CIDR=$PODS6::/48
+SERVICE6_CIDR=fd73:7465:6574::/112
 DOMAIN=cluster.local
 
 API_PORT=6443 # of the first API server; the next ones count up
@@ -36,6 +43,10 @@ PAUSE_IMAGE=registry.k8s.io/pause:3.10.2
 export PATH="$BIN:$PATH:/usr/local/sbin:/usr/sbin:/sbin:${HOME:-/root}/.cargo/bin"
 
 node_ip() { echo "$UNDERLAY.$((10 + $1))"; }
+node_ip6() { printf '%s::%x\n' "$UNDERLAY6" $((10 + $1)); }
+node_pods6() { printf '%s:%x::/64\n' "$PODS6" "$1"; }
+# families IPV4 IPV6: what a dual-stack cluster is told, or the first alone.
+families() { echo "$1${DUAL:+,$2}"; }
 etcd_client_port() { echo $((2369 + 10 * $1)); }
 etcd_peer_port() { echo $((2370 + 10 * $1)); }
 api_port() { echo $((API_PORT - 1 + $1)); }

@@ -37,7 +37,7 @@ apiservers_up() { # COUNT ETCD_COUNT
     ((i == 1)) || suffix=-$i
     start "kube-apiserver$suffix" "$(program "kube-apiserver$suffix")" \
       --etcd-servers="$(etcd_endpoints "$2")" --etcd-cafile="$PKI/etcd-ca.crt" --etcd-certfile="$PKI/etcd-client.crt" --etcd-keyfile="$PKI/etcd-client.key" \
-      --advertise-address="$HOST_IP" --bind-address=0.0.0.0 --secure-port="$(api_port "$i")" --service-cluster-ip-range="$SERVICE_CIDR" \
+      --advertise-address="$HOST_IP" --bind-address=0.0.0.0 --secure-port="$(api_port "$i")" --service-cluster-ip-range="$(families "$SERVICE_CIDR" "$SERVICE6_CIDR")" \
       --authorization-mode=Node,RBAC --client-ca-file="$PKI/ca.crt" \
       --tls-cert-file="$PKI/apiserver.crt" --tls-private-key-file="$PKI/apiserver.key" \
       --service-account-issuer="https://kubernetes.default.svc.$DOMAIN" --service-account-key-file="$PKI/sa.pub" --service-account-signing-key-file="$PKI/sa.key" \
@@ -61,7 +61,8 @@ controllers_up() {
     --client-ca-file="$PKI/ca.crt" --requestheader-client-ca-file="$PKI/front-proxy-ca.crt" \
     --use-service-account-credentials=true --service-account-private-key-file="$PKI/sa.key" --root-ca-file="$PKI/ca.crt" \
     --cluster-signing-cert-file="$PKI/ca.crt" --cluster-signing-key-file="$PKI/ca.key" \
-    --cluster-cidr="$POD_CIDR" --allocate-node-cidrs=false --service-cluster-ip-range="$SERVICE_CIDR"
+    --cluster-cidr="$(families "$POD_CIDR" "$POD6_CIDR")" --allocate-node-cidrs=false \
+    --service-cluster-ip-range="$(families "$SERVICE_CIDR" "$SERVICE6_CIDR")"
   config=$CONF/kube-scheduler.kubeconfig
   start kube-scheduler "$(program kube-scheduler)" \
     --kubeconfig="$config" --authentication-kubeconfig="$config" --authorization-kubeconfig="$config" --bind-address=127.0.0.1 \

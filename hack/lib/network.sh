@@ -32,6 +32,9 @@ guard_up() {
   for range in "$SERVICE_CIDR" "$POD_CIDR"; do
     ip route replace unreachable "$range" metric $GUARD_METRIC
   done
+  for range in ${DUAL:+"$SERVICE6_CIDR" "$POD6_CIDR"}; do
+    ip -6 route replace unreachable "$range" metric $GUARD_METRIC
+  done
   nft -f - <<END
 table inet $GUARD_TABLE
 delete table inet $GUARD_TABLE
@@ -49,6 +52,9 @@ guard_down() {
   local range
   for range in "$SERVICE_CIDR" "$POD_CIDR"; do
     ip route del unreachable "$range" metric $GUARD_METRIC 2>/dev/null || true
+  done
+  for range in "$SERVICE6_CIDR" "$POD6_CIDR"; do
+    ip -6 route del unreachable "$range" metric $GUARD_METRIC 2>/dev/null || true
   done
   nft delete table inet $GUARD_TABLE 2>/dev/null || true
 }
@@ -68,6 +74,7 @@ END
   inside fabric ip link set "$LINK" netns $$
   ip -batch - <<END
 addr add $HOST_IP/24 dev $LINK
+${DUAL:+addr add $HOST_IP6/64 dev $LINK nodad}
 link set $LINK up
 END
 }
@@ -89,10 +96,13 @@ node_network_up() {
   inside "$node" ip -batch - <<END
 link set lo up
 addr add $(node_ip "$i")/24 dev eth0
+${DUAL:+addr add $(node_ip6 "$i")/64 dev eth0 nodad}
 link set eth0 up
 route add $SERVICE_CIDR via $HOST_IP
+${DUAL:+route add $SERVICE6_CIDR via $HOST_IP6}
 END
   ip route replace "$PODS.$i.0/24" via "$(node_ip "$i")"
+  [ -z "$DUAL" ] || ip -6 route replace "$(node_pods6 "$i")" via "$(node_ip6 "$i")"
 }
 
 # node_routes COUNT: every node's way to every other node's pods.
@@ -100,12 +110,15 @@ node_routes() {
   local i j
   for ((i = 1; i <= $1; i++)); do
     for ((j = 1; j <= $1; j++)); do
-      ((i == j)) || echo "route replace $PODS.$j.0/24 via $(node_ip "$j")"
+      ((i == j)) && continue
+      echo "route replace $PODS.$j.0/24 via $(node_ip "$j")"
+      [ -z "$DUAL" ] || echo "route replace $(node_pods6 "$j") via $(node_ip6 "$j")"
     done | inside "node-$i" ip -batch -
   done
 }
 
 node_network_down() {
   ip route del "$PODS.${1#node-}.0/24" 2>/dev/null || true
+  ip -6 route del "$(node_pods6 "${1#node-}")" 2>/dev/null || true
   drop_namespace "$1"
 }

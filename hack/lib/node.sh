@@ -64,7 +64,7 @@ node_agents_up() {
   local i=$1 node=node-$1 holder
   holder=$(holder_pid "$node")
   start "$node.kubelet" in "$holder" "$(program kubelet)" --config="$NODES/$node/kubelet.yaml" --kubeconfig="$CONF/$node.kubeconfig" \
-    --hostname-override="$node" --node-ip="$(node_ip "$i")"
+    --hostname-override="$node" --node-ip="$(families "$(node_ip "$i")" "$(node_ip6 "$i")")"
   start "$node.kube-proxy" in "$holder" "$(program kube-proxy)" --config="$NODES/$node/kube-proxy.yaml"
 }
 
@@ -100,13 +100,15 @@ node_ready() {
 }
 
 node_files() {
-  local i=$1 node=node-$1 dir=$NODES/node-$1
+  local i=$1 node=node-$1 dir=$NODES/node-$1 ranges
   mkdir -p "$dir"
   [ -s "$dir/kubelet.yaml" ] && return
+  ranges="[{\"subnet\": \"$PODS.$i.0/24\"}]"
+  [ -z "$DUAL" ] || ranges+=", [{\"subnet\": \"$(node_pods6 "$i")\"}]"
   cat >"$dir/cni.conflist" <<END
 {"cniVersion": "1.0.0", "name": "steersman", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "isDefaultGateway": true, "hairpinMode": true, "ipMasq": false,
-   "ipam": {"type": "host-local", "ranges": [[{"subnet": "$PODS.$i.0/24"}]], "dataDir": "/var/lib/cni/ipam"}},
+   "ipam": {"type": "host-local", "ranges": [$ranges], "dataDir": "/var/lib/cni/ipam"}},
   {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}]}
 END
   # restrict_oom_score_adj: a container or a small virtual machine may lack CAP_SYS_RESOURCE.
@@ -152,7 +154,7 @@ END
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables
-clusterCIDR: $POD_CIDR
+clusterCIDR: $(families "$POD_CIDR" "$POD6_CIDR")
 hostnameOverride: $node
 clientConnection: {kubeconfig: "$CONF/kube-proxy.kubeconfig"}
 oomScoreAdj: 0
