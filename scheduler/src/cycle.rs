@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::arguments::Arguments;
 use crate::plugins::{node_affinity, taint_toleration};
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
@@ -17,6 +18,8 @@ type Domains = HashMap<Domain, i64>;
 #[derive(Clone, Debug)]
 pub struct Cycle<'a> {
     pub snapshot: &'a Snapshot,
+    /// What the profile says to its plugins.
+    pub arguments: &'a Arguments,
     /// Pods that want the incoming pod away from them.
     pub shunned: Domains,
     /// Pods that the incoming pod wants near; only those that all its terms select.
@@ -29,9 +32,10 @@ pub struct Cycle<'a> {
 
 impl<'a> Cycle<'a> {
     #[must_use]
-    pub fn new(pod: &PodInfo, snapshot: &'a Snapshot) -> Self {
+    pub fn new(pod: &PodInfo, snapshot: &'a Snapshot, arguments: &'a Arguments) -> Self {
         let mut cycle = Self {
             snapshot,
+            arguments,
             shunned: Domains::new(),
             wanted: Domains::new(),
             unwanted: Domains::new(),

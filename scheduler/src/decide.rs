@@ -102,7 +102,7 @@ pub fn decide(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, start: usiz
     let plugins = &profile.plugins;
     let count = snapshot.nodes.len();
     let wanted = enough(count, profile.percentage);
-    let cycle = Cycle::new(pod, snapshot);
+    let cycle = Cycle::new(pod, snapshot, &profile.arguments);
     let start = if count == 0 { 0 } else { start % count };
     // Room was made there for this pod: nowhere else, as long as it fits.
     let nominated = snapshot.nodes.iter().find(|n| n.name == pod.nominated());

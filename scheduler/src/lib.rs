@@ -8,6 +8,7 @@
 //! A pod that fits nowhere may make room for itself ([`preempt`] decides, [`victims`] does).
 //! What it does not do yet: volumes, claims of devices, extenders.
 
+pub mod arguments;
 pub mod cycle;
 pub mod decide;
 pub mod event;

@@ -18,9 +18,6 @@ use crate::pod::PodInfo;
 use crate::selector;
 use crate::snapshot::{Budget, NodeInfo};
 
-/// At least so many nodes are tried before one is chosen (upstream: `minCandidateNodesAbsolute`), or a tenth of them.
-const ENOUGH_CANDIDATES: usize = 100;
-
 /// A node, and the pods that must leave it.
 #[derive(Clone, Debug)]
 pub struct Preemption {
@@ -66,7 +63,8 @@ fn is_leaving(pod: &PodInfo) -> bool {
 #[must_use]
 pub fn attempt(plugins: &[Plugin], pod: &PodInfo, cycle: &Cycle<'_>, nodes: &[&Arc<NodeInfo>], random: u64) -> Attempt {
     let mut attempt = Attempt::default();
-    let enough = (cycle.snapshot.nodes.len() / 10).max(ENOUGH_CANDIDATES);
+    let (share, least) = cycle.arguments.preemption_candidates;
+    let enough = (cycle.snapshot.nodes.len() * share / 100).max(least);
     let offset = usize::try_from(random % nodes.len().max(1) as u64).unwrap_or_default();
     let mut candidates: Vec<Preemption> = Vec::new();
     for node in nodes[offset..].iter().chain(&nodes[..offset]) {

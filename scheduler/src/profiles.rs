@@ -1,7 +1,7 @@
 //! Scheduler profiles: several schedulers in one program, each with its own name, plugins and weights.
 //!
 //! The file is upstream's `KubeSchedulerConfiguration` (v1). What it can say here: profiles with `schedulerName`,
-//! `percentageOfNodesToScore` and `plugins` at every extension point, the scoring strategy of NodeResourcesFit, back-offs,
+//! `percentageOfNodesToScore`, `plugins` at every extension point and `pluginConfig` ([`crate::arguments`]), back-offs,
 //! leader election and the kubeconfig. What makes no difference here is checked and then left alone: `parallelism` (one
 //! decision is made at a time), the client's rate and encoding, profiling. Anything else is refused by name instead of
 //! being ignored.
@@ -13,7 +13,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use steersman_runtime::flags::{LeaderFlags, duration};
 
-use crate::plugins::{self, ALL, Plugin};
+use crate::arguments::Arguments;
+use crate::plugins::{ALL, Plugin};
 use crate::queue::Backoff;
 
 /// Pods that name no scheduler get this one's name from the API server.
@@ -41,6 +42,7 @@ pub struct Profile {
     pub preempts: bool,
     /// How many nodes must be found to choose among, in percent of all; 0 for upstream's own measure.
     pub percentage: usize,
+    pub arguments: Arguments,
 }
 
 /// What the file says.
@@ -60,6 +62,7 @@ impl Default for Config {
                 plugins: ALL.into(),
                 preempts: true,
                 percentage: 0,
+                arguments: Arguments::default(),
             }],
             backoff: Backoff::default(),
             kubeconfig: None,
@@ -352,8 +355,11 @@ fn profile(file: &FileProfile) -> Result<Profile, String> {
         }
         plugins.push(plugin);
     }
+    let mut arguments = Arguments::default();
     for config in &file.plugin_config {
-        apply(config, &mut plugins).map_err(|why| format!("initializing profiles: profile {name:?}: {why}"))?;
+        arguments
+            .take(&config.name, &config.args)
+            .map_err(|why| format!("initializing profiles: profile {name:?}: {why}"))?;
     }
     let preempts =
         !sets.post_filter.off(PREEMPTION) && (!sets.multi_point.off(PREEMPTION) || sets.post_filter.on(PREEMPTION));
@@ -362,22 +368,8 @@ fn profile(file: &FileProfile) -> Result<Profile, String> {
         plugins: plugins.into(),
         preempts,
         percentage: 0,
+        arguments,
     })
-}
-
-fn apply(config: &PluginConfig, plugins: &mut [Plugin]) -> Result<(), String> {
-    let kind = config.args.pointer("/scoringStrategy/type").and_then(Value::as_str);
-    let plugin = plugins.iter_mut().find(|p| p.name == config.name);
-    match (config.name.as_str(), plugin, kind) {
-        ("NodeResourcesFit", Some(_), Some("LeastAllocated")) => Ok(()),
-        ("NodeResourcesFit", Some(plugin), Some("MostAllocated")) => {
-            if let Some(score) = &mut plugin.score {
-                score.of = plugins::MOST_ALLOCATED;
-            }
-            Ok(())
-        }
-        (name, ..) => Err(format!("arguments of plugin {name:?} are not supported")),
-    }
 }
 
 #[cfg(test)]
@@ -460,7 +452,11 @@ mod tests {
         for (profiles, why) in [
             ("- plugins: {score: {enabled: [{name: Nope}]}}\n", "Nope"),
             ("- schedulerName: a\n- schedulerName: a\n", "Duplicate value: \"a\""),
-            ("- pluginConfig: [{name: NodeAffinity, args: {}}]\n", "NodeAffinity"),
+            (
+                "- pluginConfig: [{name: NodeAffinity, args: {nope: 1}}]\n",
+                "NodeAffinity",
+            ),
+            ("- pluginConfig: [{name: Other, args: {}}]\n", "Other"),
             (
                 "- percentageOfNodesToScore: 101\n",
                 "profiles[0].percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]",

@@ -82,6 +82,17 @@ impl Resources {
         }
     }
 
+    /// The amount of a resource by its name.
+    #[must_use]
+    pub fn get(&self, resource: &str) -> i64 {
+        match resource {
+            "cpu" => self.milli_cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.ephemeral_storage,
+            other => self.scalar.get(other).copied().unwrap_or_default(),
+        }
+    }
+
     #[must_use]
     pub fn is_zero(&self) -> bool {
         self.milli_cpu == 0 && self.memory == 0 && self.ephemeral_storage == 0 && self.scalar.values().all(|v| *v == 0)

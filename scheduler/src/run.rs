@@ -137,7 +137,7 @@ impl Scheduler {
                 continue;
             };
             let begun = Instant::now();
-            let pod = self.alike.with_defaults(&pod);
+            let pod = self.alike.with_defaults(&pod, &profile.arguments.spreading);
             let placement = decide(profile, &pod, &snapshot, start, rand::random());
             self.figures.decided(begun.elapsed());
             let slot = tokio::select! {

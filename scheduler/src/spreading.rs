@@ -1,5 +1,6 @@
 //! The cluster's default spreading: pods of one Service, ReplicaSet, ReplicationController or StatefulSet that say nothing
-//! themselves are wished over zones and nodes (upstream's system defaults: skew 5 over zones, 3 over nodes).
+//! themselves are wished over zones and nodes (upstream's system defaults: skew 5 over zones, 3 over nodes), or spread as
+//! the profile says.
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use steersman_types::LabelSelector;
 use steersman_types::api::apps::v1::{ReplicaSet, StatefulSet};
 use steersman_types::api::core::v1::{ReplicationController, Service};
 
+use crate::arguments::Defaults;
 use crate::pod::PodInfo;
 use crate::selector;
 use crate::terms::Spread;
@@ -33,7 +35,7 @@ impl Alike {
 
     /// The pod with the default wishes, if it has no constraints of its own and is like others.
     #[must_use]
-    pub fn with_defaults(&self, pod: &Arc<PodInfo>) -> Arc<PodInfo> {
+    pub fn with_defaults(&self, pod: &Arc<PodInfo>, defaults: &Defaults) -> Arc<PodInfo> {
         let spec = pod.pod.spec.as_ref();
         let own = spec.and_then(|s| s.topology_spread_constraints.as_ref());
         if own.is_some_and(|c| !c.is_empty()) {
@@ -55,10 +57,22 @@ impl Alike {
             return pod.clone();
         }
         let mut wishing = pod.as_ref().clone();
-        wishing.spread_soft = vec![
-            Spread::wish("kubernetes.io/hostname", 3, &alike),
-            Spread::wish("topology.kubernetes.io/zone", 5, &alike),
-        ];
+        match defaults {
+            Defaults::System => {
+                wishing.spread_soft = vec![
+                    Spread::wish("kubernetes.io/hostname", 3, &alike),
+                    Spread::wish("topology.kubernetes.io/zone", 5, &alike),
+                ];
+            }
+            Defaults::List(constraints) => {
+                let of = |action: &str| {
+                    let constraints = constraints.iter().filter(|c| c.when_unsatisfiable == action);
+                    constraints.map(|c| Spread::told(c, &alike)).collect()
+                };
+                wishing.spread_hard = of("DoNotSchedule");
+                wishing.spread_soft = of("ScheduleAnyway");
+            }
+        }
         Arc::new(wishing)
     }
 

@@ -124,6 +124,14 @@ impl Spread {
         }
     }
 
+    /// A default constraint of the profile.
+    #[must_use]
+    pub fn told(constraint: &TopologySpreadConstraint, alike: &LabelSelector) -> Self {
+        let mut told = Self::new(constraint, None);
+        told.selector = Some(alike.clone());
+        told
+    }
+
     /// The pod's constraints that must hold (`DoNotSchedule`), or that are wished for (`ScheduleAnyway`).
     #[must_use]
     pub fn of(pod: &Pod, hard: bool) -> Vec<Self> {

@@ -11,9 +11,6 @@ use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
 use crate::terms::Term;
 
-/// What a requirement of a pod that is there weighs as a wish to be near (upstream: `hardPodAffinityWeight`).
-const REQUIRED_WEIGHT: i64 = 1;
-
 pub const PLUGIN: Plugin = Plugin {
     name: "InterPodAffinity",
     filter: Some(filter),
@@ -79,6 +76,10 @@ fn is_near_enough(pod: &PodInfo, node: &NodeInfo, cycle: &Cycle<'_>) -> bool {
 fn score(pod: &PodInfo, nodes: &[&Arc<NodeInfo>], cycle: &Cycle<'_>) -> Vec<i64> {
     let wishes = !pod.terms.preferred.is_empty() || !pod.terms.preferred_anti.is_empty();
     let namespaces = &cycle.snapshot.namespaces;
+    let required_weight = cycle.arguments.hard_pod_affinity_weight;
+    if !wishes && cycle.arguments.ignore_preferred_terms_of_existing_pods {
+        return vec![0; nodes.len()];
+    }
     let mut sums: HashMap<(&str, &str), i64> = HashMap::new();
     for node in &cycle.snapshot.nodes {
         if !wishes && node.opinionated == 0 {
@@ -97,7 +98,7 @@ fn score(pod: &PodInfo, nodes: &[&Arc<NodeInfo>], cycle: &Cycle<'_>) -> Vec<i64>
                 }
             }
             for term in other.terms.required.iter().filter(|t| t.selects(pod, namespaces)) {
-                add(term, REQUIRED_WEIGHT);
+                add(term, required_weight);
             }
             for (terms, sign) in [(&other.terms.preferred, 1), (&other.terms.preferred_anti, -1)] {
                 for term in terms.iter().filter(|t| t.selects(pod, namespaces)) {

@@ -38,9 +38,6 @@ pub static ALL: &[Plugin] = &[
     image_locality::PLUGIN,
 ];
 
-/// The other way of scoring resources: fuller nodes first.
-pub const MOST_ALLOCATED: Scorer = Scorer::Each(node_resources_fit::most_allocated, Normalize::Not);
-
 /// One concern of placement.
 #[derive(Clone, Copy)]
 pub struct Plugin {

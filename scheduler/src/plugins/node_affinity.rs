@@ -29,7 +29,10 @@ fn labels(node: &NodeInfo) -> Option<&BTreeMap<String, String>> {
     node.node.as_ref().and_then(|n| n.metadata().labels.as_ref())
 }
 
-fn filter(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> Verdict {
+fn filter(pod: &PodInfo, node: &NodeInfo, cycle: &Cycle<'_>) -> Verdict {
+    if !admitted(cycle.arguments.added_affinity.as_ref(), node) {
+        return Verdict::no("node(s) didn't match scheduler-enforced node affinity", false);
+    }
     Verdict::unless(
         required(pod, node),
         "node(s) didn't match Pod's node affinity/selector",
@@ -46,16 +49,20 @@ pub fn required(pod: &PodInfo, node: &NodeInfo) -> bool {
         .into_iter()
         .flatten()
         .all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value));
-    let required = affinity(pod).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    // No term at all matches nothing.
-    let affine = required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)));
-    selected && affine
+    selected && admitted(affinity(pod), node)
 }
 
-fn score(pod: &PodInfo, node: &NodeInfo, _: &Cycle<'_>) -> i64 {
-    let preferred = affinity(pod).and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let matching = preferred
-        .into_iter()
+/// Whether the node is one that the affinity requires, if it requires any.
+fn admitted(affinity: Option<&NodeAffinity>, node: &NodeInfo) -> bool {
+    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    // No term at all matches nothing.
+    required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)))
+}
+
+fn score(pod: &PodInfo, node: &NodeInfo, cycle: &Cycle<'_>) -> i64 {
+    let all = affinity(pod).into_iter().chain(&cycle.arguments.added_affinity);
+    let matching = all
+        .filter_map(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
         .flatten()
         .filter(|p| p.weight != 0 && matches(&p.preference, node));
     matching.map(|p| i64::from(p.weight)).sum()
