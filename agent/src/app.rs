@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::allocations::Allocations;
 use crate::api::ApiWriter;
+use crate::certs::{self, store::Store};
 use crate::cgroups::Cgroups;
 use crate::config::KubeletConfiguration;
 use crate::context::Context;
@@ -52,6 +53,12 @@ pub struct Flags {
     /// File that says how to reach the API server, and as whom.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: PathBuf,
+    /// Path to a kubeconfig file that will be used to get client certificate for kubelet. If the file specified by
+    /// --kubeconfig does not exist, the bootstrap kubeconfig is used to request a client certificate from the API server.
+    /// On success, a kubeconfig file referencing the generated client certificate and key is written to the path
+    /// specified by --kubeconfig.
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
     /// Name of the node instead of the host's name.
     #[arg(long, default_value = "", value_name = "NAME")]
     pub hostname_override: String,
@@ -82,6 +89,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
     let Flags {
         config,
         kubeconfig,
+        bootstrap_kubeconfig,
         hostname_override,
         node_ip,
         node_labels,
@@ -103,7 +111,15 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         given => given.iter().map(ToString::to_string).collect(),
     };
 
-    let client = Client::from_kubeconfig(&kubeconfig, &format!("kubelet/{VERSION}"))
+    let user_agent = format!("kubelet/{VERSION}");
+    if let Some(bootstrap) = bootstrap_kubeconfig
+        && !certs::bootstrap::still_valid(&kubeconfig, steersman_types::jiff::Timestamp::now())
+    {
+        certs::bootstrap::run(&bootstrap, &kubeconfig, &cert_dir, &node, &user_agent).await?;
+    }
+    let own = Store::new(&cert_dir, "kubelet-client");
+    let identity = config.rotate_certificates.then(|| own.current_path());
+    let (client, reloader) = Client::reloading(&kubeconfig, identity, &user_agent)
         .await
         .map_err(|e| e.to_string())?;
     let runtime: Arc<dyn Runtime> = Arc::new(CriClient::new(
@@ -180,10 +196,17 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         pods_memory(&config, &machine),
     );
     let figures = Arc::new(figures);
-    let certificate = match (&config.tls_cert_file, &config.tls_private_key_file) {
-        (Some(certificate), Some(key)) => tls::Serving::from_files(certificate, key)?,
-        _ => tls::Serving::self_signed(Some(&cert_dir), "kubelet")?,
+    let certificate: Arc<tls::Changing> = Arc::default();
+    let served = Store::new(&cert_dir, "kubelet-server");
+    let first = match (&config.tls_cert_file, &config.tls_private_key_file) {
+        (Some(certificate), Some(key)) => Some(tls::Serving::from_files(certificate, key)?),
+        // Until somebody has signed the first one, nobody is served.
+        _ if config.server_tls_bootstrap => served.current(),
+        _ => Some(tls::Serving::self_signed(Some(&cert_dir), "kubelet")?),
     };
+    if let Some(first) = &first {
+        certificate.set(first)?;
+    }
     let server = Server {
         context: context.clone(),
         pods: pods.clone(),
@@ -194,7 +217,11 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         figures: figures.clone(),
     };
     server
-        .start(SocketAddr::new(config.address, config.port), &certificate, stop.clone())
+        .start(
+            SocketAddr::new(config.address, config.port),
+            certificate.clone(),
+            stop.clone(),
+        )
         .await?;
     if config.healthz_port != 0 {
         serve_health(
@@ -204,6 +231,22 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         .await?;
     }
 
+    if config.server_tls_bootstrap {
+        let wish = certs::serving(&node, &addresses);
+        let use_it = async move |new: &tls::Serving| certificate.set(new);
+        tokio::spawn(certs::rotation::run(client.clone(), wish, served, None, use_it));
+    }
+    if config.rotate_certificates {
+        let before = certs::bootstrap::identity_of(&kubeconfig);
+        let use_it = async move |_: &tls::Serving| reloader.reload().await.map_err(|e| e.to_string());
+        tokio::spawn(certs::rotation::run(
+            client.clone(),
+            certs::client(&node),
+            own,
+            before,
+            use_it,
+        ));
+    }
     // Pods of files run whether or not there is an API server.
     tokio::spawn(pods.clone().follow_runtime());
     if let Some(path) = config.static_pod_path.clone() {

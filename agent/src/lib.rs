@@ -13,6 +13,7 @@
 //! | [`images`], [`probes`], [`lifecycle`], [`logs`], [`cgroups`] | what surrounds it |
 //! | [`node`] | the node's object, status and lease |
 //! | [`stats`], [`eviction`], [`gc`] | what is used, and what happens when it gets short |
+//! | [`certs`] | the agent's own certificates |
 //! | [`server`] | the agent's API: logs, exec, figures |
 //!
 //! What stays true: a restart of the agent touches no container; what must survive it lies in CRI labels and in files
@@ -22,6 +23,7 @@ pub mod admit;
 pub mod allocations;
 pub mod api;
 pub mod app;
+pub mod certs;
 pub mod cgroups;
 pub mod config;
 pub mod context;

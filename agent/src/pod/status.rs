@@ -7,6 +7,7 @@
 mod conditions;
 mod containers;
 mod phase;
+mod whole;
 
 use steersman_types::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 use steersman_types::meta::Time;
@@ -31,6 +32,7 @@ pub fn status(pod: &Pod, seen: &PodSeen, old: &PodStatus) -> PodStatus {
     let refused = seen.failed.is_some() && seen.containers.is_empty() && old.container_statuses.is_none();
     if !refused {
         containers::fill(pod, seen, old, &mut new);
+        whole::fill(pod, seen, &mut new);
     }
     let terminal = seen.ending == Ending::Stopped;
     let phase = phase::phase(pod, seen, &new, terminal);

@@ -61,14 +61,14 @@ impl Server {
     /// Serves until `stop`.
     ///
     /// # Errors
-    /// When the certificate is unusable or the port taken; one line.
+    /// When the port is taken; one line.
     pub async fn start(
         self,
         address: SocketAddr,
-        certificate: &tls::Serving,
+        certificate: Arc<tls::Changing>,
         stop: CancellationToken,
     ) -> Result<(), String> {
-        let acceptor = TlsAcceptor::from(tls::server_config(certificate)?);
+        let acceptor = TlsAcceptor::from(tls::changing_config(certificate)?);
         let listener = TcpListener::bind(address)
             .await
             .map_err(|e| format!("failed to listen on {address}: {e}"))?;
