@@ -49,6 +49,8 @@ pub struct WriteOptions {
     pub dry_run: bool,
     pub field_manager: String,
     pub field_validation: FieldValidation,
+    /// Of an apply: others' fields are taken.
+    pub force: bool,
 }
 
 /// `metav1.DeleteOptions`.
@@ -225,8 +227,20 @@ impl WriteOptions {
     /// # Errors
     /// 422 for values that make no sense.
     pub fn read(query: &Query, kind: &str) -> Result<Self, Status> {
+        Self::read_as(query, kind, false)
+    }
+
+    /// Reads the options of a PATCH of type apply.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; an applier needs a name.
+    pub fn read_apply(query: &Query) -> Result<Self, Status> {
+        Self::read_as(query, "PatchOptions", true)
+    }
+
+    fn read_as(query: &Query, kind: &str, apply: bool) -> Result<Self, Status> {
         let mut errors = FieldErrors::new();
-        if kind == "PatchOptions" && query.get("force").is_some() {
+        if kind == "PatchOptions" && !apply && query.get("force").is_some() {
             errors.push(FieldError::forbidden(
                 &Path::new("force"),
                 "may not be specified for non-apply patch",
@@ -234,6 +248,9 @@ impl WriteOptions {
         }
         let manager = query.get("fieldManager").unwrap_or_default();
         let path = Path::new("fieldManager");
+        if apply && manager.is_empty() {
+            errors.push(FieldError::required(&path, "is required for apply patch"));
+        }
         if manager.len() > MAX_MANAGER {
             errors.push(FieldError::too_long(&path, MAX_MANAGER));
         }
@@ -262,6 +279,7 @@ impl WriteOptions {
             dry_run,
             field_manager: manager.to_owned(),
             field_validation,
+            force: apply && query.flag("force").unwrap_or(false),
         })
     }
 
@@ -273,6 +291,9 @@ impl WriteOptions {
         }
         if !self.field_manager.is_empty() {
             out["fieldManager"] = self.field_manager.as_str().into();
+        }
+        if self.force && kind == "PatchOptions" {
+            out["force"] = true.into();
         }
         out
     }

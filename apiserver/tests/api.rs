@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+#[path = "api/apply.rs"]
+mod apply;
 #[path = "api/harness.rs"]
 mod harness;
 #[path = "api/reads.rs"]

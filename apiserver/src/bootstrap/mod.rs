@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::call::{Authorized, Target};
 use crate::options::{DeleteOptions, FieldValidation, WriteOptions};
-use crate::registry::{create, delete, object, update};
+use crate::registry::{create, delete, managed, object, update};
 use crate::routes::RequestInfo;
 
 /// Objects that are written at the same time.
@@ -99,6 +99,7 @@ async fn write_new(api: &Api, ticket: &Authorized, target: &Target, mut wanted: 
         name: String::new(),
         ..target.clone()
     };
+    managed::track(api, ticket, &collection, &options(), None, &mut wanted);
     match create::object_of(api, ticket, &collection, wanted, &options()).await {
         Err(status) if status.reason != "AlreadyExists" => Err(status),
         _ => Ok(()),
@@ -145,6 +146,7 @@ async fn replace(api: &Api, ticket: &Authorized, target: &Target, new: Value) ->
         gvk: &target.resource.gvk,
         options_kind: "UpdateOptions",
         may_create: false,
+        applies: false,
     };
     let outcome = change.run(|_| std::future::ready(Ok(new.clone()))).await;
     match outcome {
@@ -157,8 +159,9 @@ async fn replace(api: &Api, ticket: &Authorized, target: &Target, new: Value) ->
 fn options() -> WriteOptions {
     WriteOptions {
         dry_run: false,
-        field_manager: String::new(),
+        field_manager: "kube-apiserver".to_owned(),
         field_validation: FieldValidation::Ignore,
+        force: false,
     }
 }
 

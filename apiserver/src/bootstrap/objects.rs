@@ -59,8 +59,9 @@ pub async fn mark_cidr_ready(api: &Api) -> Result<(), Status> {
     let ticket = Authorized::own(info);
     let options = WriteOptions {
         dry_run: false,
-        field_manager: String::new(),
+        field_manager: "kube-apiserver".to_owned(),
         field_validation: FieldValidation::Ignore,
+        force: false,
     };
     let change = Change {
         api,
@@ -70,6 +71,7 @@ pub async fn mark_cidr_ready(api: &Api) -> Result<(), Status> {
         gvk: &target.resource.gvk,
         options_kind: "UpdateOptions",
         may_create: false,
+        applies: false,
     };
     let now = seconds(ticket.call().now);
     change

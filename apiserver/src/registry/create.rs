@@ -8,7 +8,7 @@ use steersman_schema::status::Status;
 use steersman_storage::store;
 
 use super::admit::{Admission, Admitted};
-use super::{decode, object, store_refusal, transform};
+use super::{decode, managed, object, store_refusal, transform};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::{Authorized, Target};
@@ -30,14 +30,15 @@ pub async fn create(api: &Api, ticket: &Authorized, target: &Target) -> Result<R
     let media = negotiate::input(&call.headers)?;
     call.stage("decode");
     let body = call.read_body().await?;
-    let object = decode::resource_object(call, media, &body, resource, options.field_validation)?;
+    let mut object = decode::resource_object(call, media, &body, resource, options.field_validation)?;
+    managed::track(api, ticket, target, &options, None, &mut object);
     let created = object_of(api, ticket, target, object, &options).await?;
     let created = transform::object(resource, created, &output, &call.query, call.now)?;
     respond::object(&output, 201, &created)
 }
 
-/// Creates a decoded, defaulted object: admission, preparation, validation, store. What is returned carries its
-/// resourceVersion (none for a dry run).
+/// Creates a decoded, defaulted object whose owners are known ([`managed`]): admission, preparation, validation, store.
+/// What is returned carries its resourceVersion (none for a dry run).
 ///
 /// # Errors
 /// 400, 409, 422 and what admission and the store refuse.
@@ -269,7 +270,6 @@ fn wipe(object: &mut Value) {
 /// What is not kept, so that an answer shows what is stored.
 pub(super) fn strip(object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
         metadata.remove("selfLink");
     }
 }

@@ -13,6 +13,7 @@ pub mod definition;
 pub mod delete;
 pub mod get;
 pub mod list;
+pub mod managed;
 pub mod matching;
 pub mod object;
 pub mod patch;

@@ -99,8 +99,6 @@ pub fn to_stored(resource: &Resource, value: &Value) -> Result<Bytes, Status> {
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
         metadata.remove("selfLink");
-        // Not tracked yet: what a client sends here would be taken for the truth later.
-        metadata.remove("managedFields");
     }
     if resource.converts() {
         convert::to_stored(resource, &mut value);

@@ -17,7 +17,7 @@ use steersman_storage::store;
 
 use super::admit::{Admission, Admitted};
 use super::create::{context, dedup_owners, strip};
-use super::{create, decode, delete, object, store_refusal, transform};
+use super::{create, decode, delete, managed, object, store_refusal, transform};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::{Authorized, Target};
@@ -38,8 +38,10 @@ pub struct Change<'a> {
     pub gvk: &'a Gvk,
     /// `UpdateOptions` or `PatchOptions`.
     pub options_kind: &'a str,
-    /// Whether a missing object may be created (PUT of certain kinds).
+    /// Whether a missing object may be created (PUT of certain kinds, apply).
     pub may_create: bool,
+    /// Whether what is made of the live object says already who owns its fields.
+    pub applies: bool,
 }
 
 /// How a change ended.
@@ -79,6 +81,7 @@ pub async fn update(api: &Api, ticket: &Authorized, target: &Target) -> Result<R
         gvk: &resource.gvk,
         options_kind: "UpdateOptions",
         may_create: resource.kind.create_on_update && target.subresource.is_empty(),
+        applies: false,
     };
     let wanted_uid = sent
         .pointer("/metadata/uid")
@@ -228,10 +231,12 @@ impl Change<'_> {
         let (api, target, call) = (self.api, self.target, self.ticket.call());
         let old = &live.value;
         let mut new = make(Some(old.clone())).await?;
+        self.track(Some(old), &mut new);
         dedup_owners(call, &mut new, false);
         let admission = self.admission(Operation::Update);
         let mut new = admission.mutate(new, Some(old.clone())).await?;
         dedup_owners(call, &mut new, true);
+        managed::keep_times(&mut new, old);
         self.check_version(&mut new, live)?;
         call.stage("prepare");
         let reservation = hooks::before_update(api, self.ticket, target, &mut new, old, self.options.dry_run).await?;
@@ -260,13 +265,20 @@ impl Change<'_> {
         if !self.may_create {
             return Err(target.not_found());
         }
-        let new = make(None).await?;
-        // A PUT that creates is a create: it is authorized again as such.
+        let mut new = make(None).await?;
+        self.track(None, &mut new);
+        // A write that creates is a create: it is authorized again as such.
         request::authorize_create(self.api, self.ticket, target)?;
         match create::object_of(self.api, self.ticket, target, new, self.options).await {
             Ok(object) => Ok(Round::Done(Changed { object, created: true })),
             Err(status) if status.reason == "AlreadyExists" => Ok(Round::Lost(self.certain_look(&target.key()).await?)),
             Err(status) => Err(status),
+        }
+    }
+
+    fn track(&self, live: Option<&Value>, new: &mut Value) {
+        if !self.applies {
+            managed::track(self.api, self.ticket, self.target, self.options, live, new);
         }
     }
 

@@ -50,6 +50,7 @@ pub async fn serve(api: &Api, ticket: &Authorized, target: &Target) -> Result<Re
         gvk: &gvk,
         options_kind,
         may_create: false,
+        applies: false,
     };
     let changed = change
         .run(|old: Option<Arc<Value>>| {

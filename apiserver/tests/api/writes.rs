@@ -81,10 +81,10 @@ async fn the_three_patches_change_an_object() {
         .patch(&path, "json", json!([{"op": "test", "path": "/data/c", "value": "x"}]))
         .await;
     assert_eq!(refused.code, 422);
-    let apply = [("content-type", "application/apply-patch+yaml")];
+    let unknown = [("content-type", "application/x-patch")];
     assert_eq!(
         server
-            .send(Method::PATCH, &path, Some("{}".into()), &apply, ADMIN)
+            .send(Method::PATCH, &path, Some("{}".into()), &unknown, ADMIN)
             .await
             .code,
         415

@@ -177,6 +177,20 @@ pub fn decode_untyped(body: &[u8]) -> Result<Decoded, String> {
     json::decode_untyped(body)
 }
 
+/// Reads YAML (or JSON) as [`decode_untyped`] reads JSON: an apply configuration.
+///
+/// # Errors
+/// With upstream's text when it is neither.
+pub fn decode_untyped_yaml(body: &[u8]) -> Result<Decoded, String> {
+    let converted = yaml::to_json(body)?;
+    let mut decoded = json::decode_untyped(&converted.json)?;
+    if let Some(duplicates) = converted.duplicates {
+        // The YAML reader has told of duplicate keys, in its own words.
+        decoded.strict = vec![duplicates];
+    }
+    Ok(decoded)
+}
+
 /// Reads JSON as a value of one type, which need not be a kind: what is left of an object after a patch. The result has
 /// the form that [`decode`] gives.
 ///

@@ -1,33 +1,70 @@
 //! JSON Patch, RFC 6902, with the behaviour and the texts of the library that upstream uses: negative array indexes count
-//! from the end, `test` of an absent path passes against `null`, `remove` of an absent key fails.
+//! from the end, an absent key is `null` and may be replaced, `remove` of an absent key fails.
 
 use serde_json::Value;
 
-use super::{MAX_COPIED_BYTES, MAX_OPERATIONS, PatchError, parse};
+use super::{MAX_COPIED_BYTES, MAX_OPERATIONS, PatchError, Patched, kind, parse};
 
-/// Applies a list of operations in order; none takes effect unless all do.
+/// Applies a list of operations in order; none takes effect unless all do. `checked`: their form is looked at, too.
 ///
 /// # Errors
 /// [`PatchError::Malformed`] when the patch is not a list of operations, [`PatchError::DoesNotApply`] when one of them
-/// fails, [`PatchError::TooLarge`] beyond the limits.
-pub fn json(current: &Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let Value::Array(operations) = parse(patch)? else {
-        return Err(PatchError::Malformed(
-            "json: cannot unmarshal object into Go value of type jsonpatch.Patch".into(),
-        ));
+/// fails, [`PatchError::TooLarge`] when there are too many.
+pub fn json(current: &Value, patch: &[u8], checked: bool) -> Result<Patched, PatchError> {
+    let (prefix, list_type, operation_type) = match checked {
+        true => (
+            "error decoding patch: ",
+            "[]handlers.jsonPatchOp",
+            "handlers.jsonPatchOp",
+        ),
+        false => ("", "jsonpatch.Patch", "jsonpatch.Operation"),
     };
+    let refused = |why: String| PatchError::Malformed(format!("{prefix}{why}"));
+    let wrong = |value: &Value, into: &str| {
+        refused(format!(
+            "json: cannot unmarshal {} into Go value of type {into}",
+            kind(value)
+        ))
+    };
+    let parsed = parse(patch).map_err(refused)?;
+    let operations = match parsed.value {
+        Value::Array(operations) => operations,
+        Value::Null => Vec::new(),
+        other => return Err(wrong(&other, list_type)),
+    };
+    let mut strict = Vec::new();
+    for (index, operation) in operations.iter().enumerate().filter(|(_, o)| !o.is_null()) {
+        let fields = operation.as_object().ok_or_else(|| wrong(operation, operation_type))?;
+        for (name, value) in fields.iter().filter(|_| checked) {
+            match (name.as_str(), value) {
+                ("op" | "path" | "from", Value::String(_) | Value::Null) | ("value", _) => {}
+                ("op" | "path" | "from", value) => {
+                    return Err(refused(format!(
+                        "json: cannot unmarshal {} into Go struct field jsonPatchOp.{name} of type string",
+                        kind(value)
+                    )));
+                }
+                _ => strict.push(format!("json patch unknown field \"[{index}].{name}\"")),
+            }
+        }
+    }
+    strict.extend(parsed.strict.iter().map(|text| format!("json patch {text}")));
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::TooLarge(format!(
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
             operations.len()
         )));
     }
-    let mut document = current.clone();
+    let mut value = current.clone();
     let mut copied = 0;
     for operation in &operations {
-        apply(&mut document, operation, &mut copied)?;
+        apply(&mut value, operation, &mut copied)?;
     }
-    Ok(document)
+    Ok(Patched {
+        value,
+        strict,
+        shown: None,
+    })
 }
 
 fn fail<T>(text: String) -> Result<T, PatchError> {
@@ -37,119 +74,59 @@ fn fail<T>(text: String) -> Result<T, PatchError> {
 fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), PatchError> {
     let text = |name: &str| operation.get(name).and_then(Value::as_str);
     let kind = text("op").unwrap_or("unknown");
-    let value = || operation.get("value").cloned();
-    let Some(path) = text("path") else {
-        return fail(format!("{kind} operation failed to decode path: missing value"));
+    // None is null.
+    let value = || operation.get("value").cloned().unwrap_or_default();
+    let pointer = |name: &str| {
+        text(name)
+            .ok_or_else(|| PatchError::DoesNotApply(format!("{kind} operation failed to decode {name}: missing value")))
     };
     match kind {
-        "add" => match value() {
-            Some(value) => add(document, path, value, "add"),
-            None => fail(format!(
-                "error in add for path: '{path}': operation, missing value field: missing value"
-            )),
-        },
-        "remove" => remove(document, path).map(drop),
-        "replace" => {
-            let Some(value) = value() else {
-                return fail(format!(
-                    "error in replace for path: '{path}': operation, missing value field: missing value"
-                ));
-            };
-            replace(document, path, value)
-        }
-        "test" => test(document, path, operation.get("value").unwrap_or(&Value::Null)),
+        "add" => add(document, pointer("path")?, value(), kind),
+        "remove" => remove(document, pointer("path")?, kind).map(drop),
+        "replace" => replace(document, pointer("path")?, value()),
+        "test" => test(document, pointer("path")?, &value()),
         "move" => {
-            let from = from(operation, "move")?;
-            if is_within(path, from) {
-                return fail(format!(
-                    "error in move for path: '{path}': cannot move a value into itself"
-                ));
-            }
-            let value = match find(document, from) {
-                Found::Value(_) => remove(document, from)?,
-                Found::NoParent => {
-                    return fail(format!(
-                        "move operation does not apply: doc is missing from path: {from}: missing value"
-                    ));
-                }
-                Found::NoChild => return fail(format!("error in move for path: '{from}': missing value")),
-            };
-            add(document, path, value, "move")
+            let value = remove(document, pointer("from")?, kind)?;
+            add(document, pointer("path")?, value, kind)
         }
         "copy" => {
-            let from = from(operation, "copy")?;
-            let value = match find(document, from) {
-                Found::Value(value) => value.clone(),
-                _ => {
-                    return fail(format!(
-                        "copy operation does not apply: doc is missing from path: {from}: missing value"
-                    ));
-                }
-            };
+            let value = get(document, pointer("from")?, kind)?.unwrap_or_default();
+            let path = pointer("path")?;
             *copied += value.to_string().len();
             if *copied > MAX_COPIED_BYTES {
-                return Err(PatchError::TooLarge(format!(
+                return fail(format!(
                     "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED_BYTES}"
-                )));
+                ));
             }
-            add(document, path, value, "copy")
+            add(document, path, value, kind)
         }
         other => fail(format!("Unexpected kind: {other}")),
     }
-}
-
-fn from<'a>(operation: &'a Value, kind: &str) -> Result<&'a str, PatchError> {
-    operation.get("from").and_then(Value::as_str).ok_or_else(|| {
-        PatchError::DoesNotApply(format!(
-            "{kind} operation failed to decode from: operation, missing from field: missing value"
-        ))
-    })
-}
-
-fn is_within(path: &str, ancestor: &str) -> bool {
-    path.strip_prefix(ancestor).is_some_and(|rest| rest.starts_with('/'))
-}
-
-/// Splits a pointer into its parent and its last, unescaped, token.
-fn parent_of(path: &str) -> Option<(&str, String)> {
-    let at = path.rfind('/')?;
-    Some((&path[..at], unescape(&path[at + 1..])))
 }
 
 fn unescape(token: &str) -> String {
     token.replace("~1", "/").replace("~0", "~")
 }
 
-fn pointer_mut<'a>(document: &'a mut Value, path: &str) -> Option<&'a mut Value> {
-    if path.is_empty() {
-        return Some(document);
-    }
-    path.strip_prefix('/')?
+/// The object or list that holds what a pointer names, and the name in it. What stands before the first slash does not
+/// count.
+fn holder<'a>(document: &'a mut Value, path: &str) -> Option<(&'a mut Value, String)> {
+    let (parents, name) = path.rsplit_once('/')?;
+    let holder = parents
         .split('/')
+        .skip(1)
         .try_fold(document, |value, token| match value {
             Value::Object(map) => map.get_mut(&unescape(token)),
-            Value::Array(items) => {
-                let index = index_of(token, items.len())?;
-                items.get_mut(index)
-            }
+            Value::Array(items) => index_of(token, items.len()).and_then(|index| items.get_mut(index)),
             _ => None,
-        })
+        })?;
+    (holder.is_object() || holder.is_array()).then(|| (holder, unescape(name)))
 }
 
-enum Found<'a> {
-    Value(&'a mut Value),
-    NoChild,
-    NoParent,
-}
-
-fn find<'a>(document: &'a mut Value, path: &str) -> Found<'a> {
-    let Some((parent, _)) = parent_of(path) else {
-        return Found::Value(document);
-    };
-    if !pointer_mut(document, parent).is_some_and(|p| p.is_object() || p.is_array()) {
-        return Found::NoParent;
-    }
-    pointer_mut(document, path).map_or(Found::NoChild, Found::Value)
+fn missing(kind: &str, path: &str) -> PatchError {
+    PatchError::DoesNotApply(format!(
+        "{kind} operation does not apply: doc is missing path: \"{path}\": missing value"
+    ))
 }
 
 /// An index of an existing element; negative ones count from the end.
@@ -170,83 +147,73 @@ fn bad_index(kind: &str, path: &str, token: &str) -> PatchError {
     PatchError::DoesNotApply(format!("error in {kind} for path: '{path}': {why}"))
 }
 
+/// What is there; a key that an object does not have is null, an index that a list does not have is a fault.
+fn get(document: &mut Value, path: &str, kind: &str) -> Result<Option<Value>, PatchError> {
+    match holder(document, path).ok_or_else(|| missing(kind, path))? {
+        (Value::Array(items), token) => {
+            let index = index_of(&token, items.len()).ok_or_else(|| bad_index(kind, path, &token))?;
+            Ok(items.get(index).cloned())
+        }
+        (holder, token) => Ok(holder.get(&token).cloned()),
+    }
+}
+
 fn add(document: &mut Value, path: &str, value: Value, kind: &str) -> Result<(), PatchError> {
-    let Some((parent, token)) = parent_of(path) else {
-        if path.is_empty() {
-            *document = value;
-            return Ok(());
-        }
-        return fail(format!(
-            "{kind} operation does not apply: doc is missing path: \"{path}\": missing value"
-        ));
-    };
-    match pointer_mut(document, parent) {
-        Some(Value::Object(map)) => {
-            map.insert(token, value);
-            Ok(())
-        }
-        Some(Value::Array(items)) => {
+    match holder(document, path).ok_or_else(|| missing(kind, path))? {
+        (Value::Array(items), token) => {
             // One past the end is a place to add at, so a negative index counts from there.
-            let place = if token == "-" {
-                Some(items.len())
-            } else {
-                index_of(&token, items.len() + 1)
+            let place = match token.as_str() {
+                "-" => Some(items.len()),
+                token => index_of(token, items.len() + 1),
             };
             let place = place.ok_or_else(|| bad_index(kind, path, &token))?;
             items.insert(place, value);
-            Ok(())
         }
-        _ => fail(format!(
-            "{kind} operation does not apply: doc is missing path: \"{path}\": missing value"
-        )),
+        (Value::Object(map), token) => drop(map.insert(token, value)),
+        _ => return Err(missing(kind, path)),
     }
+    Ok(())
 }
 
-fn remove(document: &mut Value, path: &str) -> Result<Value, PatchError> {
-    let missing = || {
-        PatchError::DoesNotApply(format!(
-            "remove operation does not apply: doc is missing path: \"{path}\": missing value"
-        ))
-    };
-    let (parent, token) = parent_of(path).ok_or_else(missing)?;
-    match pointer_mut(document, parent) {
-        Some(Value::Object(map)) => map.remove(&token).ok_or_else(|| {
-            PatchError::DoesNotApply(format!(
-                "error in remove for path: '{path}': Unable to remove nonexistent key: {token}: missing value"
-            ))
-        }),
-        Some(Value::Array(items)) => {
-            let index = index_of(&token, items.len()).ok_or_else(|| bad_index("remove", path, &token))?;
+fn remove(document: &mut Value, path: &str, kind: &str) -> Result<Value, PatchError> {
+    match holder(document, path).ok_or_else(|| missing(kind, path))? {
+        (Value::Array(items), token) => {
+            let index = index_of(&token, items.len()).ok_or_else(|| bad_index(kind, path, &token))?;
             Ok(items.remove(index))
         }
-        _ => Err(missing()),
+        (Value::Object(map), token) => map.remove(&token).ok_or_else(|| {
+            PatchError::DoesNotApply(format!(
+                "error in {kind} for path: '{path}': Unable to remove nonexistent key: {token}: missing value"
+            ))
+        }),
+        _ => Err(missing(kind, path)),
     }
 }
 
+/// A key that an object does not have is added.
 fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
-    match find(document, path) {
-        Found::Value(place) => {
-            *place = value;
-            Ok(())
+    if path.is_empty() {
+        if !(value.is_object() || value.is_array()) {
+            return fail("replace operation value must be object or array".into());
         }
-        Found::NoParent => fail(format!(
-            "replace operation does not apply: doc is missing path: {path}: missing value"
-        )),
-        Found::NoChild => fail(format!(
-            "replace operation does not apply: doc is missing key: {path}: missing value"
-        )),
+        *document = value;
+        return Ok(());
     }
+    match holder(document, path).ok_or_else(|| missing("replace", path))? {
+        (Value::Array(items), token) => {
+            let index = index_of(&token, items.len()).ok_or_else(|| bad_index("replace", path, &token))?;
+            items[index] = value;
+        }
+        (Value::Object(map), token) => drop(map.insert(token, value)),
+        _ => return Err(missing("replace", path)),
+    }
+    Ok(())
 }
 
 fn test(document: &mut Value, path: &str, wanted: &Value) -> Result<(), PatchError> {
-    let holds = match find(document, path) {
-        Found::Value(value) => value == wanted,
-        Found::NoChild => wanted.is_null(),
-        Found::NoParent => {
-            return fail(format!(
-                "test operation does not apply: is missing path: {path}: missing value"
-            ));
-        }
+    let holds = match path {
+        "" => document == wanted,
+        path => get(document, path, "test")?.unwrap_or_default() == *wanted,
     };
     if holds {
         Ok(())
@@ -262,7 +229,8 @@ mod tests {
     use serde_json::json;
 
     fn run(current: &Value, operations: &Value) -> Result<Value, String> {
-        super::json(current, operations.to_string().as_bytes()).map_err(|e| e.to_string())
+        let done = super::json(current, operations.to_string().as_bytes(), true);
+        done.map(|p| p.value).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -304,6 +272,13 @@ mod tests {
                 json!({"a":{"b":1},"c":{"b":1}}),
             ),
             (json!({}), json!([{"op":"test","path":"/x","value":null}]), json!({})),
+            // Beyond the RFC, as upstream: what is absent is null, and may be replaced.
+            (
+                json!({"a":{}}),
+                json!([{"op":"replace","path":"/a/x","value":1},{"op":"copy","from":"/none","path":"/b"},{"op":"add","path":"/c"}]),
+                json!({"a":{"x":1},"b":null,"c":null}),
+            ),
+            (json!({"a":1}), Value::Null, json!({"a":1})),
         ] {
             assert_eq!(run(&current, &operations), Ok(expected), "{operations}");
         }
@@ -317,8 +292,20 @@ mod tests {
                 "error in remove for path: '/x': Unable to remove nonexistent key: x: missing value",
             ),
             (
-                json!([{"op":"replace","path":"/x","value":1}]),
-                "replace operation does not apply: doc is missing key: /x: missing value",
+                json!([{"op":"add","path":"","value":{}}]),
+                "add operation does not apply: doc is missing path: \"\": missing value",
+            ),
+            (
+                json!([{"op":"move","from":"/a","path":"/a/b"}]),
+                "move operation does not apply: doc is missing path: \"/a/b\": missing value",
+            ),
+            (
+                json!([{"op":"add","path":1}]),
+                "error decoding patch: json: cannot unmarshal number into Go struct field jsonPatchOp.path of type string",
+            ),
+            (
+                json!({"op":"add"}),
+                "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp",
             ),
             (
                 json!([{"op":"add","path":"/x/y","value":1}]),
@@ -349,10 +336,26 @@ mod tests {
             "The allowed maximum operations in a JSON patch is 10000, got 10001"
         );
         let doubling: Vec<Value> = (0..40)
-            .map(|i| json!({"op":"copy","from":"","path":format!("/k{i}")}))
+            .map(|i| json!({"op":"copy","from":"/a","path":format!("/a/k{i}")}))
             .collect();
-        let result = super::json(&json!({"a":"x"}), Value::Array(doubling).to_string().as_bytes());
-        assert!(matches!(result, Err(PatchError::TooLarge(_))));
+        let text = run(&json!({"a":{"x":"y"}}), &Value::Array(doubling)).unwrap_err();
+        assert!(text.starts_with("Unable to complete the copy"), "{text}");
+    }
+
+    #[test]
+    fn what_is_odd_in_an_operation_is_told() {
+        let patch = br#"[{"op":"add","path":"/a","value":1,"value":2,"why":"x"}]"#;
+        let done = super::json(&json!({}), patch, true).unwrap();
+        assert_eq!(done.value, json!({"a": 2}));
+        assert_eq!(
+            done.strict,
+            [
+                r#"json patch unknown field "[0].why""#,
+                r#"json patch duplicate field "[0].value""#
+            ]
+        );
+        let bare = super::json(&json!({}), b"[", false);
+        assert_eq!(bare, Err(PatchError::Malformed("unexpected end of JSON input".into())));
     }
 
     proptest! {

@@ -2,19 +2,36 @@
 
 use serde_json::{Map, Value};
 
-use super::{PatchError, parse};
+use super::{PatchError, Patched, kind, parse};
 
-/// Applies `patch` to `current`.
+/// Applies `patch` to `current`. `checked`: its form is looked at, too.
 ///
 /// # Errors
 /// When the patch is not a JSON object.
-pub fn merge(current: &Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let Value::Object(patch) = parse(patch)? else {
-        return Err(PatchError::Malformed("Invalid JSON Patch".into()));
+pub fn merge(current: &Value, patch: &[u8], checked: bool) -> Result<Patched, PatchError> {
+    let invalid = || PatchError::Malformed("Invalid JSON Patch".into());
+    let parsed = parse(patch).map_err(|why| match checked {
+        true => PatchError::Malformed(format!("error decoding patch: {why}")),
+        false => invalid(),
+    })?;
+    let patch = match parsed.value {
+        Value::Object(patch) => patch,
+        Value::Null => return Err(invalid()),
+        other if checked => {
+            return Err(PatchError::Malformed(format!(
+                "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                kind(&other)
+            )));
+        }
+        _ => return Err(invalid()),
     };
-    let mut result = current.clone();
-    merge_into(&mut result, patch);
-    Ok(result)
+    let mut value = current.clone();
+    merge_into(&mut value, patch);
+    Ok(Patched {
+        value,
+        strict: parsed.strict,
+        shown: None,
+    })
 }
 
 fn merge_into(target: &mut Value, patch: Map<String, Value>) {
@@ -40,6 +57,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    fn merge(current: &Value, patch: &[u8]) -> Result<Value, PatchError> {
+        super::merge(current, patch, true).map(|p| p.value)
+    }
 
     #[test]
     fn the_examples_of_the_rfc_hold() {

@@ -4,6 +4,8 @@
 //! the request's body. The result is decoded, defaulted and validated like any other new object; nothing of that happens
 //! here. Pure, and bounded: operations are counted and copies are paid for, so a small patch cannot make a large object.
 
+mod convert;
+mod gotext;
 mod json;
 mod merge;
 mod strategic;
@@ -13,6 +15,8 @@ pub use merge::merge;
 pub use strategic::strategic;
 
 use serde_json::Value;
+
+use crate::codec::{Decoded, decode_untyped};
 
 /// Most operations in one JSON patch (upstream: `maxJSONPatchOperations`).
 pub const MAX_OPERATIONS: usize = 10_000;
@@ -28,11 +32,40 @@ pub enum PatchError {
     /// 422: well-formed, but does not fit the object.
     #[error("{0}")]
     DoesNotApply(String),
-    /// 413: over [`MAX_OPERATIONS`] or [`MAX_COPIED_BYTES`].
+    /// 413: over [`MAX_OPERATIONS`].
     #[error("{0}")]
     TooLarge(String),
+    /// 500: upstream has no status for these faults of strategic merge patches.
+    #[error("{0}")]
+    Unexpected(String),
+    /// 422: what comes out is not of the object's type; `shown` is the patch as messages show it.
+    #[error("{why}")]
+    Misfit { shown: String, why: String },
 }
 
-fn parse(patch: &[u8]) -> Result<Value, PatchError> {
-    serde_json::from_slice(patch).map_err(|e| PatchError::Malformed(format!("error decoding patch: {e}")))
+/// What a patch makes of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patched {
+    /// Not decoded yet: it may have fields that its type does not know.
+    pub value: Value,
+    /// What strict decoding has against the patch itself, as in [`crate::codec::Decoded`].
+    pub strict: Vec<String>,
+    /// The patch as messages about the outcome show it; `None`: they show the outcome.
+    pub shown: Option<String>,
+}
+
+fn parse(patch: &[u8]) -> Result<Decoded, String> {
+    decode_untyped(patch)
+}
+
+/// What Go's decoder calls a value.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }

@@ -6,24 +6,49 @@
 
 use serde_json::{Map, Value};
 
-use super::{PatchError, parse};
+use super::{PatchError, Patched, convert, gotext, kind, parse};
 use crate::facts::{Field, Shape, Ty, Type};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const ELEMENT_ORDER: &str = "$setElementOrder/";
 const DELETE_FROM_LIST: &str = "$deleteFromPrimitiveList/";
+/// Go's type of a list in an untyped map.
+const LIST: &str = "[]interface {}";
 
 /// Applies `patch` to `current`, an object of type `ty`.
 ///
 /// # Errors
-/// When the patch is no JSON object, or uses a directive wrongly.
-pub fn strategic(ty: &'static Type, current: &Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let Value::Object(patch) = parse(patch)? else {
-        return Err(PatchError::Malformed("invalid JSON document".into()));
+/// When the patch is no JSON object, uses a directive wrongly, or has values of other types than their fields.
+pub fn strategic(ty: &'static Type, current: &Value, patch: &[u8]) -> Result<Patched, PatchError> {
+    let parsed = parse(patch).map_err(PatchError::Malformed)?;
+    let patch = match parsed.value {
+        Value::Object(patch) => patch,
+        Value::Null => Map::new(),
+        other => {
+            return malformed(format!(
+                "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                kind(&other)
+            ));
+        }
     };
+    let shown = gotext::shown(&Value::Object(patch.clone()));
     let original = current.as_object().cloned().unwrap_or_default();
-    merge_map(original, patch, Some(ty)).map(Value::Object)
+    let mut value = merge_map(original, patch, Some(ty)).map(Value::Object)?;
+    if let Err(why) = convert::fit(&mut value, ty) {
+        return Err(PatchError::Misfit { shown, why });
+    }
+    // The outcome is of the object's type, whatever the patch says.
+    for key in ["apiVersion", "kind"] {
+        if let (Some(map), Some(own)) = (value.as_object_mut(), current.get(key)) {
+            map.insert(key.to_owned(), own.clone());
+        }
+    }
+    Ok(Patched {
+        value,
+        strict: parsed.strict,
+        shown: Some(shown),
+    })
 }
 
 /// The struct that a field holds, itself or as its elements or values.
@@ -42,12 +67,23 @@ fn malformed<T>(text: impl Into<String>) -> Result<T, PatchError> {
     Err(PatchError::Malformed(text.into()))
 }
 
+fn unexpected<T>(text: impl Into<String>) -> Result<T, PatchError> {
+    Err(PatchError::Unexpected(text.into()))
+}
+
 fn no_merge_key(item: &Value, key: &str) -> PatchError {
-    PatchError::Malformed(format!("map: {item} does not contain declared merge key: {key}"))
+    let item = gotext::shown(item);
+    PatchError::Unexpected(format!("map: {item} does not contain declared merge key: {key}"))
 }
 
 fn bad_directive(directive: &Value, within: &Value) -> PatchError {
-    PatchError::Malformed(format!("unknown patch type: {directive} in map: {within}"))
+    let (directive, within) = (gotext::as_text(directive), gotext::shown(within));
+    PatchError::Unexpected(format!("unknown patch type: {directive} in map: {within}"))
+}
+
+fn not_a(expected: &str, value: &Value) -> PatchError {
+    let found = gotext::type_of(value);
+    PatchError::Unexpected(format!("expected a {expected}, but received a {found}"))
 }
 
 fn merge_map(
@@ -109,19 +145,15 @@ fn merge_field(
     Ok(())
 }
 
-/// A value that is new in the object: nulls and directives in it have nothing to act on.
+/// A value that is new in the object: nulls and `$patch` in it have nothing to act on. Other directives stay and become
+/// unknown fields, as upstream has it.
 fn without_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) => {
             if map.contains_key(DIRECTIVE) {
                 return None;
             }
-            let kept = map.into_iter().filter(|(key, value)| {
-                !value.is_null()
-                    && key != RETAIN_KEYS
-                    && !key.starts_with(ELEMENT_ORDER)
-                    && !key.starts_with(DELETE_FROM_LIST)
-            });
+            let kept = map.into_iter().filter(|(_, value)| !value.is_null());
             Some(Value::Object(
                 kept.filter_map(|(key, value)| Some((key, without_directives(value)?)))
                     .collect(),
@@ -158,28 +190,32 @@ fn apply_element_orders(
 ) -> Result<(), PatchError> {
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(ELEMENT_ORDER)).cloned().collect();
     for directive in directives {
-        let Some(Value::Array(order)) = patch.remove(&directive) else {
-            return malformed("invalid patch format of setElementOrder list");
+        let order = match patch.remove(&directive).unwrap_or_default() {
+            Value::Array(order) => order,
+            other => return Err(not_a(LIST, &other)),
         };
         let key = &directive[ELEMENT_ORDER.len()..];
         let field = ty.and_then(|t| t.field(key));
         let merge_key = field.and_then(|f| f.patch_merge_key);
         let old = match original.get(key) {
             Some(Value::Array(items)) => Some(items.clone()),
-            Some(_) => return malformed(format!("expected a list for {key}")),
+            Some(other) => return Err(not_a(LIST, other)),
             None => None,
         };
         let new = match patch.remove(key) {
             Some(Value::Array(items)) => Some(items),
-            // An explicit null, or a value of another type, is an ordinary replacement.
-            Some(other) => {
-                patch.insert(key.to_owned(), other);
-                continue;
-            }
+            Some(other) => return Err(not_a(LIST, &other)),
             None => None,
         };
+        if let (Some(ty), None) = (ty, field) {
+            let name = ty.short;
+            return unexpected(format!(
+                "unable to find api field in struct {name} for the json field {key:?}"
+            ));
+        }
         check_order(new.as_deref().unwrap_or_default(), &order, merge_key)?;
         let server_order = old.clone().unwrap_or_default();
+        let added = new.as_ref().map_or(0, Vec::len);
         let merged = match (old, new) {
             (None, None) => continue,
             (Some(old), None) => old,
@@ -189,6 +225,9 @@ fn apply_element_orders(
             }
             (Some(_), Some(new)) => new,
         };
+        if server_order.is_empty() && added == 0 {
+            return unexpected("no elements in any of the given slices");
+        }
         original.insert(
             key.to_owned(),
             Value::Array(reorder(merged, &order, &server_order, merge_key)?),
@@ -210,10 +249,10 @@ fn check_order(items: &[Value], order: &[Value], merge_key: Option<&str>) -> Res
                 Some(candidate) if identity(candidate, merge_key)? == wanted => break,
                 Some(_) => {}
                 None => {
-                    return malformed(format!(
+                    return unexpected(format!(
                         "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
-                        Value::Array(items.to_vec()),
-                        Value::Array(order.to_vec())
+                        gotext::list(items),
+                        gotext::list(order)
                     ));
                 }
             }
@@ -244,7 +283,7 @@ fn merge_list(
     if original.is_empty() && patch.is_empty() {
         return Ok(original);
     }
-    check_elements(original.iter().chain(&patch))?;
+    check_elements(&original, &patch)?;
     let of_maps = original.first().or(patch.first()).is_some_and(Value::is_object);
     if !of_maps {
         if deletes {
@@ -259,10 +298,7 @@ fn merge_list(
         return reorder(merged, &patch, &original, None);
     }
     let Some(merge_key) = field.and_then(|f| f.patch_merge_key) else {
-        return malformed(format!(
-            "cannot merge lists without merge key for {}",
-            field.map_or("list", |f| f.json)
-        ));
+        return unexpected("cannot merge lists without merge key for struct");
     };
     let (kept, additions) = apply_list_directives(original, patch, merge_key)?;
     let mut merged = kept.clone();
@@ -274,20 +310,22 @@ fn merge_list(
                 let new = addition.as_object().cloned().unwrap_or_default();
                 merged[at] = Value::Object(merge_map(old, new, field.and_then(element_type))?);
             }
-            None => merged.extend(without_directives(addition.clone())),
+            None => merged.push(addition.clone()),
         }
     }
     reorder(merged, &additions, &kept, Some(merge_key))
 }
 
-fn check_elements<'a>(mut items: impl Iterator<Item = &'a Value>) -> Result<(), PatchError> {
+fn check_elements(original: &[Value], patch: &[Value]) -> Result<(), PatchError> {
+    let mut items = original.iter().chain(patch);
     let Some(first) = items.next() else { return Ok(()) };
     if first.is_array() {
         return Err(PatchError::DoesNotApply("lists of lists are not supported".into()));
     }
     let same = std::mem::discriminant(first);
     if first.is_null() || items.any(|item| std::mem::discriminant(item) != same) {
-        return malformed("list element types are not identical");
+        let (original, patch) = (gotext::list(original), gotext::list(patch));
+        return unexpected(format!("list element types are not identical: [{original} {patch}]"));
     }
     Ok(())
 }
@@ -308,7 +346,7 @@ fn apply_list_directives(
                 original.retain(|old| old.get(merge_key) != Some(id));
             }
             Some((Some("replace"), _)) => replace = true,
-            Some((Some("merge"), _)) => return malformed("merging lists cannot yet be specified in the patch"),
+            Some((Some("merge"), _)) => return unexpected("merging lists cannot yet be specified in the patch"),
             Some((_, directive)) => return Err(bad_directive(directive, &item)),
         }
     }
@@ -361,7 +399,8 @@ mod tests {
 
     fn pod(patch: &Value, current: &Value) -> Result<Value, String> {
         let ty = crate::facts::facts().kind("", "v1", "Pod").unwrap();
-        strategic(ty, current, patch.to_string().as_bytes()).map_err(|e| e.to_string())
+        let patched = strategic(ty, current, patch.to_string().as_bytes());
+        patched.map(|p| p.value).map_err(|e| e.to_string())
     }
 
     fn containers(items: Value) -> Value {
@@ -447,16 +486,43 @@ mod tests {
         for (patch, expected) in [
             (
                 containers(json!([{"image":"x"}])),
-                "map: {\"image\":\"x\"} does not contain declared merge key: name",
+                "map: map[image:x] does not contain declared merge key: name",
             ),
             (
                 json!({"spec":{"$patch":"jump"}}),
-                "unknown patch type: \"jump\" in map: {\"$patch\":\"jump\"}",
+                "unknown patch type: jump in map: map[$patch:jump]",
             ),
-            (containers(json!([["a"]])), "list element types are not identical"),
+            (
+                containers(json!([["a"]])),
+                "list element types are not identical: [[map[name:a]] [[a]]]",
+            ),
+            (
+                json!({"spec":{"$setElementOrder/containers":{}}}),
+                "expected a []interface {}, but received a map[string]interface {}",
+            ),
+            (
+                json!({"spec":{"$setElementOrder/boxes":[]}}),
+                "unable to find api field in struct PodSpec for the json field \"boxes\"",
+            ),
+            (json!({"spec":{"hostNetwork":"yes"}}), "unrecognized type: bool"),
+            (
+                json!([]),
+                "json: cannot unmarshal array into Go value of type map[string]interface {}",
+            ),
         ] {
             assert_eq!(pod(&patch, &current), Err(expected.to_owned()));
         }
+    }
+
+    #[test]
+    fn the_kind_stays_and_what_does_not_fit_is_shown_with_the_patch() {
+        let current = json!({"apiVersion":"v1","kind":"Pod","spec":{}});
+        assert_eq!(pod(&json!({"kind":"Other"}), &current), Ok(current.clone()));
+        let ty = crate::facts::facts().kind("", "v1", "Pod").unwrap();
+        let refused = strategic(ty, &current, br#"{"spec":{"priority":"high"}}"#);
+        let shown = "map[spec:map[priority:high]]".to_owned();
+        let why = "unrecognized type: int32".to_owned();
+        assert_eq!(refused, Err(PatchError::Misfit { shown, why }));
     }
 
     proptest! {
