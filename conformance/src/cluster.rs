@@ -66,6 +66,12 @@ impl Cluster {
         folder.canonicalize().expect("a path")
     }
 
+    /// A file of a node's own, for instance `kubelet.yaml`, or in `static`, where its static pods are.
+    #[must_use]
+    pub fn of_node(&self, node: &str, file: &str) -> PathBuf {
+        self.state.join("nodes").join(node).join(file)
+    }
+
     /// Process id of what starts a program again whenever it ends, if it runs.
     #[must_use]
     pub fn supervisor(&self, name: &str) -> Option<i32> {
