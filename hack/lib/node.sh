@@ -101,7 +101,7 @@ node_ready() {
 
 node_files() {
   local i=$1 node=node-$1 dir=$NODES/node-$1 ranges
-  mkdir -p "$dir"
+  mkdir -p "$dir/static"
   [ -s "$dir/kubelet.yaml" ] && return
   ranges="[{\"subnet\": \"$PODS.$i.0/24\"}]"
   [ -z "$DUAL" ] || ranges+=", [{\"subnet\": \"$(node_pods6 "$i")\"}]"
@@ -186,6 +186,7 @@ imageGCHighThresholdPercent: 98
 imageGCLowThresholdPercent: 97
 protectKernelDefaults: false
 volumePluginDir: /var/lib/kubelet/volumeplugins
+staticPodPath: $dir/static
 END
   mv "$dir/kubelet.yaml.new" "$dir/kubelet.yaml"
 }
