@@ -9,6 +9,8 @@ use steersman_conformance::{Cluster, Kubectl, Namespace, WEB_IMAGE, eventually};
 
 #[path = "zz_faults/nodes.rs"]
 mod nodes;
+#[path = "zz_faults/runtime.rs"]
+mod runtime;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
