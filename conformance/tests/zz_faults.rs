@@ -11,6 +11,8 @@ use steersman_conformance::{Cluster, Kubectl, Namespace, WEB_IMAGE, eventually};
 mod nodes;
 #[path = "zz_faults/runtime.rs"]
 mod runtime;
+#[path = "zz_faults/servers.rs"]
+mod servers;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

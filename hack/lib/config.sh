@@ -7,6 +7,7 @@
 REPO=$(cd "$HACK/.." && pwd)
 STATE=${STEERSMAN_STATE:-$REPO/.cluster}
 CGROUP=${STEERSMAN_CGROUP:-steersman} # cgroup root of node N is /$CGROUP/N
+MAX_PODS=${STEERSMAN_MAX_PODS:-110}   # of each node, when it is made; it has 253 addresses for pods
 
 CACHE=$STATE/cache # downloads and images: survives hack/down
 BIN=$STATE/bin     # links to every tool in use
@@ -36,6 +37,7 @@ SERVICE6_CIDR=fd73:7465:6574::/112
 DOMAIN=cluster.local
 
 API_PORT=6443 # of the first API server; the next ones count up
+BALANCER_PORT=6442 # in front of them, when there are several
 REGISTRY_PORT=5000
 MAX_NODES=200
 PAUSE_IMAGE=registry.k8s.io/pause:3.10.2
@@ -49,6 +51,8 @@ node_pods6() { printf '%s:%x::/64\n' "$PODS6" "$1"; }
 families() { echo "$1${DUAL:+,$2}"; }
 etcd_client_port() { echo $((2369 + 10 * $1)); }
 etcd_peer_port() { echo $((2370 + 10 * $1)); }
+# The port that clients use, with the wanted number of API servers.
+front_port() { if ((APISERVERS > 1)); then echo $BALANCER_PORT; else echo "$API_PORT"; fi; }
 api_port() { echo $((API_PORT - 1 + $1)); }
 
 # etcd_endpoints COUNT -> comma separated URLs

@@ -31,7 +31,9 @@ etcd_up() { # COUNT
 }
 
 apiservers_up() { # COUNT ETCD_COUNT
-  local i suffix
+  local i suffix several=()
+  # On one address they cannot say where each of them is; the balancer's address is published instead.
+  (($1 == 1)) || several=(--endpoint-reconciler-type=none)
   for ((i = 1; i <= $1; i++)); do
     suffix=
     ((i == 1)) || suffix=-$i
@@ -46,8 +48,41 @@ apiservers_up() { # COUNT ETCD_COUNT
       --requestheader-client-ca-file="$PKI/front-proxy-ca.crt" --requestheader-allowed-names=front-proxy-client \
       --requestheader-extra-headers-prefix=X-Remote-Extra- --requestheader-group-headers=X-Remote-Group --requestheader-username-headers=X-Remote-User \
       --proxy-client-cert-file="$PKI/front-proxy-client.crt" --proxy-client-key-file="$PKI/front-proxy-client.key" \
-      --enable-aggregator-routing=true
+      --enable-aggregator-routing=true "${several[@]}"
   done
+}
+
+# balancer_up API_SERVERS: what all clients talk to when there are several. Its program is compiled when it is needed.
+balancer_up() {
+  local i servers=()
+  if (($1 == 1)); then
+    stop balancer
+    return
+  fi
+  if ! [ "$CACHE/balancer" -nt "$HACK/lib/balancer.rs" ]; then
+    rustc --edition 2024 -C opt-level=s -C strip=symbols -o "$CACHE/balancer.new" "$HACK/lib/balancer.rs" 9>&-
+    mv "$CACHE/balancer.new" "$CACHE/balancer"
+  fi
+  ln -sfn "$CACHE/balancer" "$BIN/balancer"
+  for ((i = 1; i <= $1; i++)); do servers+=("127.0.0.1:$(api_port "$i")"); done
+  start balancer "$(program balancer)" "127.0.0.1:$BALANCER_PORT,$HOST_IP:$BALANCER_PORT" "$PKI/ca.crt" "${servers[@]}"
+}
+
+# balancer_published API_SERVERS: makes the balancer the endpoint of the Service "kubernetes", as whoever runs one does.
+balancer_published() {
+  local slices=/apis/discovery.k8s.io/v1/namespaces/default/endpointslices endpoints=/api/v1/namespaces/default/endpoints
+  local port="\"ports\":[{\"name\":\"https\",\"port\":$BALANCER_PORT,\"protocol\":\"TCP\"}]"
+  local slice="\"endpoints\":[{\"addresses\":[\"$HOST_IP\"],\"conditions\":{\"ready\":true}}],$port"
+  local subset="\"subsets\":[{\"addresses\":[{\"ip\":\"$HOST_IP\"}],$port}]"
+  (($1 > 1)) || return 0
+  ensure "$endpoints" kubernetes '{"apiVersion":"v1","kind":"Endpoints","metadata":{"name":"kubernetes",
+    "labels":{"endpointslice.kubernetes.io/skip-mirror":"true"}},'"$subset"'}'
+  ensure "$slices" kubernetes '{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+    "metadata":{"name":"kubernetes","labels":{"kubernetes.io/service-name":"kubernetes"}},'"$slice"'}'
+  # They are there already when there was one server before.
+  set -- -H 'Content-Type: application/merge-patch+json' --data
+  api PATCH "$endpoints/kubernetes" "$@" "{$subset}" >/dev/null && api PATCH "$slices/kubernetes" "$@" "{$slice}" >/dev/null ||
+    die "could not publish the balancer as the endpoint of the Service kubernetes (see $LOGS/up.log)"
 }
 
 api_has() { api GET "$1" >/dev/null; }

@@ -180,7 +180,7 @@ resolvConf: $dir/resolv.conf
 failSwapOn: false
 oomScoreAdj: 0
 serializeImagePulls: false
-maxPods: 110
+maxPods: $MAX_PODS
 evictionHard: {"memory.available": "100Mi", "nodefs.available": "2%", "imagefs.available": "2%", "nodefs.inodesFree": "1%"}
 imageGCHighThresholdPercent: 98
 imageGCLowThresholdPercent: 97

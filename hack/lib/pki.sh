@@ -48,7 +48,7 @@ END
 
 # make_pki NODES: everything for a control plane and that many nodes.
 make_pki() {
-  local i names jobs=()
+  local i names jobs=() port
   umask 077
   mkdir -p "$PKI" "$CONF"
   cat >"$PKI/openssl.cnf" <<'END'
@@ -103,11 +103,12 @@ END
   fi
   for i in "${jobs[@]}"; do wait "$i" || die "could not make the certificates (see $LOGS/pki.log)"; done
 
-  kubeconfig "$ADMIN" admin "https://127.0.0.1:$API_PORT"
-  kubeconfig "$CONF/kube-controller-manager.kubeconfig" kube-controller-manager "https://127.0.0.1:$API_PORT"
-  kubeconfig "$CONF/kube-scheduler.kubeconfig" kube-scheduler "https://127.0.0.1:$API_PORT"
-  kubeconfig "$CONF/cluster-dns.kubeconfig" cluster-dns "https://127.0.0.1:$API_PORT"
-  kubeconfig "$CONF/kube-proxy.kubeconfig" kube-proxy "https://$HOST_IP:$API_PORT"
-  for ((i = 1; i <= $1; i++)); do kubeconfig "$CONF/node-$i.kubeconfig" "node-$i" "https://$HOST_IP:$API_PORT"; done
+  port=$(front_port)
+  kubeconfig "$ADMIN" admin "https://127.0.0.1:$port"
+  kubeconfig "$CONF/kube-controller-manager.kubeconfig" kube-controller-manager "https://127.0.0.1:$port"
+  kubeconfig "$CONF/kube-scheduler.kubeconfig" kube-scheduler "https://127.0.0.1:$port"
+  kubeconfig "$CONF/cluster-dns.kubeconfig" cluster-dns "https://127.0.0.1:$port"
+  kubeconfig "$CONF/kube-proxy.kubeconfig" kube-proxy "https://$HOST_IP:$port"
+  for ((i = 1; i <= $1; i++)); do kubeconfig "$CONF/node-$i.kubeconfig" "node-$i" "https://$HOST_IP:$port"; done
   umask 022
 }

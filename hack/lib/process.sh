@@ -30,8 +30,20 @@ runs_current_file() {
   exe=$(readlink "/proc/$1/exe") && [[ $exe != *' (deleted)' ]]
 }
 
+# The kubeconfig that a program reads, if it reads any.
+kubeconfig_of() {
+  case $1 in
+    *.kubelet) echo "$CONF/${1%.kubelet}.kubeconfig" ;;
+    *) echo "$CONF/${1##*.}.kubeconfig" ;;
+  esac
+}
+
+# Whether it is still what the program was started with.
+same_kubeconfig() { ! [ "$(kubeconfig_of "$1")" -nt "$RUN/$1.cmd" ]; }
+
 # start NAME [in HOLDER] COMMAND...: makes sure that NAME runs with this command; HOLDER is a process whose network, mount
-# and UTS namespaces it shall live in. Leaves a running program alone unless its command or its file has changed.
+# and UTS namespaces it shall live in. Leaves a running program alone unless its command, its file or its kubeconfig has
+# changed.
 # Leaves the file STATE/changed if it did anything.
 start() {
   local name=$1 prefix=() pid wanted
@@ -42,7 +54,7 @@ start() {
   fi
   wanted=$(readlink -f "$1" || echo "$1")$(printf ' %q' "$@")
   if loop_pid "$name" >/dev/null; then
-    if [ "$wanted" = "$(<"$RUN/$name.cmd")" ] && { ! pid=$(program_pid "$name") || runs_current_file "$pid"; }; then return; fi
+    if [ "$wanted" = "$(<"$RUN/$name.cmd")" ] && same_kubeconfig "$name" && { ! pid=$(program_pid "$name") || runs_current_file "$pid"; }; then return; fi
     stop "$name"
   fi
   rm -f "$RUN/$name.pid"

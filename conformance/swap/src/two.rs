@@ -26,6 +26,7 @@ impl Pair {
         let admin = Http::admin(cluster);
         Self {
             ns: Namespace::new("two"),
+            // Not through the balancer that hack/up puts in front of both.
             ours: admin.at("https://127.0.0.1:6443"),
             upstream: admin.at("https://127.0.0.1:6444"),
         }
