@@ -1,7 +1,7 @@
 //! Upstream's programs beside ours: A B A B in one run, one cluster at a time, so that nothing else moves meanwhile.
 //!
-//! Everything but scheduling compares a cluster of ours with a cluster of upstream's. Schedulers are compared over the
-//! same API server, ours: how fast it takes bindings would otherwise be part of the figure.
+//! Everything but schedulers and service proxies compares a cluster of ours with a cluster of upstream's. Those two are
+//! compared over the same API server, ours: how fast it takes bindings would otherwise be part of the figure.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::figure::{Better, Figure, median, short};
 use crate::side::Side;
 
 /// What is compared on clusters with real nodes, and without them.
-const WITH_NODES: &[&str] = &["memory", "pods"];
+const WITH_NODES: &[&str] = &["memory", "pods", "crowd"];
 const CONTROL_PLANE: &[&str] = &["start", "watch", "writes", "list"];
 
 /// One line of the result: the same figure of both sides, a value per round.
@@ -54,8 +54,15 @@ impl Row {
     }
 }
 
-/// Runs `names` for both sides, `rounds` times.
-pub fn run(names: &[&str], ours: &Path, upstream: &Path, rounds: usize, shape: Option<&str>) -> Result<Vec<Row>> {
+/// Runs `names` for both sides, `rounds` times; `shape` is of `sched`, `pods` of `crowd`.
+pub fn run(
+    names: &[&str],
+    ours: &Path,
+    upstream: &Path,
+    rounds: usize,
+    shape: Option<&str>,
+    pods: Option<usize>,
+) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let wanted =
         |of: &[&'static str]| -> Vec<&'static str> { of.iter().copied().filter(|n| names.contains(n)).collect() };
@@ -74,7 +81,10 @@ pub fn run(names: &[&str], ours: &Path, upstream: &Path, rounds: usize, shape: O
                         better: Better::Lower,
                     };
                     add(&mut rows, is_ours, figure);
-                    side.measure(&with_nodes)?
+                    let pods = pods.map(|pods| pods.to_string());
+                    let mut arguments = with_nodes.clone();
+                    arguments.extend(pods.iter().flat_map(|pods| ["--pods", pods]));
+                    side.measure(&arguments)?
                         .into_iter()
                         .for_each(|f| add(&mut rows, is_ours, f));
                 }
@@ -98,6 +108,19 @@ pub fn run(names: &[&str], ours: &Path, upstream: &Path, rounds: usize, shape: O
                 let mut arguments = vec!["sched", "--scheduler", &program];
                 arguments.extend(shape.into_iter().flat_map(|s| ["--shape", s]));
                 side.measure(&arguments)?
+                    .into_iter()
+                    .for_each(|f| add(&mut rows, is_ours, f));
+            }
+        }
+    }
+    if names.contains(&"services") {
+        let side = Side::new(name(true), ours, ours)?;
+        side.up(1)?;
+        for round in 1..=rounds {
+            for (is_ours, programs) in [(true, ours), (false, upstream)] {
+                eprintln!("round {round} of {rounds}: kube-proxy, {}", name(is_ours));
+                let program = programs.join("kube-proxy").canonicalize()?;
+                side.measure(&["services", "--proxy", &program.to_string_lossy()])?
                     .into_iter()
                     .for_each(|f| add(&mut rows, is_ours, f));
             }

@@ -6,6 +6,7 @@
 
 mod api;
 mod compare;
+mod crowd;
 mod figure;
 mod h2;
 mod list;
@@ -15,6 +16,7 @@ mod pods;
 mod program;
 mod record;
 mod sched;
+mod services;
 mod side;
 mod start;
 mod watch;
@@ -27,7 +29,9 @@ use figure::Report;
 use steersman_conformance::Cluster;
 
 /// In the order in which they run: `watch` before what makes the server grow.
-const NAMES: [&str; 7] = ["start", "memory", "pods", "watch", "writes", "list", "sched"];
+const NAMES: [&str; 9] = [
+    "start", "memory", "pods", "crowd", "services", "watch", "writes", "list", "sched",
+];
 
 /// The command line, understood.
 #[derive(Default)]
@@ -40,6 +44,11 @@ struct Options {
     /// For `sched`: another scheduler than the cluster's, and which shapes.
     scheduler: Option<PathBuf>,
     shape: Option<String>,
+    /// For `crowd`: how many pods.
+    pods: Option<usize>,
+    /// For `services`: how many, and another proxy than the cluster's.
+    services: Option<usize>,
+    proxy: Option<PathBuf>,
     json: bool,
 }
 
@@ -53,6 +62,9 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Options> {
             "--ours" => options.ours = Some(value()?.into()),
             "--scheduler" => options.scheduler = Some(value()?.into()),
             "--shape" => options.shape = Some(value()?),
+            "--services" => options.services = Some(value()?.parse().context("--services")?),
+            "--proxy" => options.proxy = Some(value()?.into()),
+            "--pods" => options.pods = Some(value()?.parse().context("--pods")?),
             "--rounds" => options.rounds = Some(value()?.parse().context("--rounds")?),
             "--record" => options.record = true,
             "--json" => options.json = true,
@@ -70,12 +82,25 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Options> {
 }
 
 fn main() -> Result<()> {
+    // The same program, as it calls itself.
+    if let [_, probe, address] = std::env::args().collect::<Vec<_>>().as_slice()
+        && probe == services::PROBE
+    {
+        return services::connect(address);
+    }
     let options = parse(std::env::args().skip(1))?;
     let repo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     if let Some(upstream) = &options.upstream {
         let ours = options.ours.clone().unwrap_or_else(|| repo.join("target/release"));
         let rounds = options.rounds.unwrap_or(2).clamp(1, 9);
-        let rows = compare::run(&options.names, &ours, upstream, rounds, options.shape.as_deref())?;
+        let rows = compare::run(
+            &options.names,
+            &ours,
+            upstream,
+            rounds,
+            options.shape.as_deref(),
+            options.pods,
+        )?;
         println!("{}", compare::table(&rows));
         if options.record {
             record::write(&repo, &rows, rounds)?;
@@ -100,6 +125,11 @@ async fn measure(options: &Options) -> Result<()> {
             "start" => start::run(&cluster, &report).await,
             "memory" => memory::run(&cluster, &report).await,
             "pods" => pods::run(&cluster, &report).await,
+            "crowd" => crowd::run(&cluster, options.pods.unwrap_or(crowd::COUNT), &report).await,
+            "services" => {
+                let count = options.services.unwrap_or(services::COUNT);
+                services::run(&cluster, options.proxy.as_deref(), count, &report).await
+            }
             "writes" => writes::run(&cluster, &report).await,
             "list" => list::run(&cluster, &report).await,
             "watch" => watch::run(&cluster, &report).await,

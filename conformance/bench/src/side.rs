@@ -72,6 +72,8 @@ impl Side {
             .current_dir(&self.repo)
             .env("STEERSMAN_STATE", &self.state)
             .env("STEERSMAN_CGROUP", format!("steersman-bench-{}", self.name))
+            // Room for a crowd.
+            .env("STEERSMAN_MAX_PODS", "252")
             .env_remove("CARGO_TARGET_DIR")
             .stdin(Stdio::null());
         command

@@ -126,7 +126,7 @@ async fn one(cluster: &Cluster, client: &Client, mut command: Command, shape: &S
             percentile(&delays, 99),
         );
     }
-    if shape.nodes >= 5000 {
+    if shape.name == "SchedulingBasic, 5000 nodes" {
         report.lower(
             "scheduler with 5000 nodes and 2000 pods, resident",
             "MB",

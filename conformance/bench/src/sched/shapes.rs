@@ -1,4 +1,5 @@
-//! The shapes of upstream's scheduler_perf, at its size of 500 nodes: what is created, and what a right answer looks like.
+//! The shapes of upstream's scheduler_perf, at its size of 500 nodes and some at 5000: what is created, and what a right
+//! answer looks like.
 
 use std::collections::BTreeMap;
 
@@ -254,6 +255,54 @@ pub const ALL: &[Shape] = &[
     Shape {
         name: "Unschedulable",
         nodes: 500,
+        zones: &[],
+        before: 200,
+        measured: 1000,
+        before_fit: false,
+        before_pod: || pod("9", &json!({}), json!({"priorityClassName": PRIORITY})),
+        measured_pod: plain,
+        refused_pod: None,
+        holds: always,
+    },
+    Shape {
+        name: "SchedulingPodAntiAffinity, 5000 nodes",
+        nodes: 5000,
+        zones: &[],
+        before: 1000,
+        measured: 1000,
+        before_fit: true,
+        before_pod: || required("podAntiAffinity", "green", "kubernetes.io/hostname"),
+        measured_pod: || required("podAntiAffinity", "green", "kubernetes.io/hostname"),
+        refused_pod: Some(lonely),
+        holds: |placed| placed.most_on_one_node() <= 1,
+    },
+    Shape {
+        name: "TopologySpreading, 5000 nodes",
+        nodes: 5000,
+        zones: MOONS,
+        before: 1000,
+        measured: 1000,
+        before_fit: true,
+        before_pod: plain,
+        measured_pod: || spread("DoNotSchedule"),
+        refused_pod: Some(nowhere),
+        holds: skew_at_most_five,
+    },
+    Shape {
+        name: "SchedulingPreferredPodAffinity, 5000 nodes",
+        nodes: 5000,
+        zones: &[],
+        before: 1000,
+        measured: 1000,
+        before_fit: true,
+        before_pod: || preferred("podAffinity", "red"),
+        measured_pod: || preferred("podAffinity", "red"),
+        refused_pod: Some(lonely),
+        holds: |placed| placed.most_on_one_node() >= 10,
+    },
+    Shape {
+        name: "Unschedulable, 5000 nodes",
+        nodes: 5000,
         zones: &[],
         before: 200,
         measured: 1000,
