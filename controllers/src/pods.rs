@@ -5,6 +5,56 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use steersman_types::api::core::v1::{Pod, PodCondition};
 
+/// Gives back the room that decoding reserved and did not need; the pod stays as it is. Elements of these lists are large,
+/// and lists grow by doubling: of ten thousand pods this is a fourth of what they take.
+pub fn shrink(pod: &mut Pod) {
+    fn fit<T>(list: &mut Option<Vec<T>>) {
+        if let Some(list) = list {
+            list.shrink_to_fit();
+        }
+    }
+    fit(&mut pod.metadata.owner_references);
+    if let Some(spec) = &mut pod.spec {
+        fit(&mut spec.volumes);
+        fit(&mut spec.tolerations);
+        fit(&mut spec.init_containers);
+        spec.containers.shrink_to_fit();
+        for volume in spec.volumes.iter_mut().flatten() {
+            if let Some(projected) = &mut volume.projected {
+                fit(&mut projected.sources);
+                let sources = projected.sources.iter_mut().flatten();
+                for source in sources {
+                    if let Some(map) = &mut source.config_map {
+                        fit(&mut map.items);
+                    }
+                    if let Some(fields) = &mut source.downward_api {
+                        fit(&mut fields.items);
+                    }
+                }
+            }
+        }
+        let init = spec.init_containers.iter_mut().flatten();
+        for container in spec.containers.iter_mut().chain(init) {
+            fit(&mut container.env);
+            fit(&mut container.env_from);
+            fit(&mut container.ports);
+            fit(&mut container.volume_mounts);
+            fit(&mut container.args);
+            fit(&mut container.command);
+        }
+    }
+    if let Some(status) = &mut pod.status {
+        fit(&mut status.conditions);
+        fit(&mut status.container_statuses);
+        fit(&mut status.init_container_statuses);
+        fit(&mut status.pod_ips);
+        fit(&mut status.host_ips);
+        for one in status.container_statuses.iter_mut().flatten() {
+            fit(&mut one.volume_mounts);
+        }
+    }
+}
+
 /// The condition of a type.
 #[must_use]
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {

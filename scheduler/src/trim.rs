@@ -70,24 +70,16 @@ pub fn pod(pod: &mut Pod) {
             }
         }
     }
+    pod.metadata.generate_name = None;
     if let Some(status) = &mut pod.status {
-        let conditions = status.conditions.iter_mut().flatten();
-        for condition in conditions.filter(|c| !matches!(c.type_.as_str(), "PodScheduled" | "DisruptionTarget")) {
-            condition.message = None;
-            condition.reason = None;
+        if let Some(conditions) = &mut status.conditions {
+            conditions.retain(|c| matches!(c.type_.as_str(), "PodScheduled" | "DisruptionTarget"));
+            conditions.shrink_to_fit();
         }
         status.pod_ips = None;
         status.host_ips = None;
-        let statuses = [&mut status.container_statuses, &mut status.init_container_statuses];
-        for one in statuses.into_iter().flatten().flatten() {
-            // Resizing is about what they have; the rest tells of images and exits.
-            one.state = None;
-            one.last_state = None;
-            one.volume_mounts = None;
-            one.container_id = None;
-            one.image = String::new();
-            one.image_id = String::new();
-        }
+        status.container_statuses = None;
+        status.init_container_statuses = None;
         status.ephemeral_container_statuses = None;
     }
 }

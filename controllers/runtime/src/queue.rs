@@ -87,7 +87,7 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> WorkQueue<K> {
             let inner = weak.upgrade()?;
             let state = inner.0.lock();
             let seconds = || state.processing.values().map(|since| since.elapsed().as_secs_f64());
-            Some((seconds().sum(), seconds().fold(0.0, f64::max)))
+            Some((seconds().fold(0.0, |sum, one| sum + one), seconds().fold(0.0, f64::max)))
         };
         queue.inner.0.lock().meter = Some(metrics.meter(name, Box::new(under_way)));
         queue

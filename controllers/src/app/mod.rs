@@ -15,6 +15,7 @@ use steersman_runtime::leader::{self, ApiLease, Outcome};
 use steersman_runtime::metrics::Metrics;
 use steersman_runtime::queue_metrics::QueueMetrics;
 use steersman_runtime::{Client, Informers, serve, shutdown};
+use steersman_types::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -138,6 +139,7 @@ impl Program {
     /// Starts everything in `enabled` and waits until `stop`.
     async fn controllers(self, enabled: Vec<&'static Controller>, stop: CancellationToken) {
         let informers = Informers::new(self.client.with_user_agent("kube-controller-manager/shared-informers"));
+        informers.trim::<Pod>(crate::pods::shrink);
         let queues = QueueMetrics::new(&self.metrics);
         for controller in enabled {
             let context = self.context(controller, &informers, &queues, &stop);
