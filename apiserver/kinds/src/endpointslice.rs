@@ -2,7 +2,7 @@
 
 use crate::endpoints::{validate_app_protocol, validate_ip};
 use crate::table::{self, AGE, NAME, column};
-use crate::view::{View, each_mut, equal_field, remove, same, set, set_default};
+use crate::view::{View, each_mut, equal_field, remove, same, same_texts, set, set_default};
 use crate::{Column, Context, Kind, Table, meta, nothing};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -74,7 +74,7 @@ fn prepare_update(new: &mut Value, old: &Value, _: &Context) {
     }
     // Here labels count for the generation besides everything that is no metadata. The generic path raises it for the
     // latter, from the same old value, so that both together raise it once.
-    if (moved || !same(new.at("/metadata/labels"), old.at("/metadata/labels")))
+    if (moved || !same_texts(new.at("/metadata/labels"), old.at("/metadata/labels")))
         && let Some(metadata) = new.get_mut("metadata")
     {
         set(metadata, "generation", old.int("/metadata/generation") + 1);

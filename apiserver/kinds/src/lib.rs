@@ -8,6 +8,7 @@
 //! Everything here is a pure function of its arguments. No function here talks to the store; what needs other objects
 //! (quota, allocation of addresses, ownership) belongs to admission or to the server.
 
+pub mod again;
 pub mod diff;
 pub mod fallback;
 pub mod internal;

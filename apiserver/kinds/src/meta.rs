@@ -5,7 +5,7 @@
 //! kind's validation. Clock and randomness are arguments.
 
 use crate::Kind;
-use crate::view::{View, child, equal_field, put_back, remove, same, set};
+use crate::view::{View, child, equal_field, put_back, remove, same, same_texts, set};
 use serde_json::Value;
 use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, go_json};
 use steersman_schema::name;
@@ -148,7 +148,7 @@ pub fn bump_generation(kind: &Kind, new: &mut Value, old: &Value) {
     // Deployments copy their annotations to their ReplicaSets, so there annotations count too.
     let annotated = kind.group == "apps"
         && kind.plural == "deployments"
-        && !same(new.at("/metadata/annotations"), old.at("/metadata/annotations"));
+        && !same_texts(new.at("/metadata/annotations"), old.at("/metadata/annotations"));
     if changed || annotated || exactly {
         // From the old number, so that a kind that raised it for its own reasons raises it once.
         let next = old.int("/metadata/generation") + 1;
@@ -167,47 +167,6 @@ fn base_faults(object: &Value, validate_name: fn(&str, bool) -> Vec<String>) -> 
     crate::view::invalid(&path, base, validate_name(base, true))
 }
 
-/// Kinds whose updates are checked like new objects, the base of the name included. The others never look at it again.
-const REPEATS: &[(&str, &[&str])] = &[
-    (
-        "",
-        &[
-            "configmaps",
-            "endpoints",
-            "limitranges",
-            "namespaces",
-            "nodes",
-            "persistentvolumes",
-            "persistentvolumeclaims",
-            "pods",
-            "secrets",
-            "serviceaccounts",
-        ],
-    ),
-    ("apps", &["controllerrevisions"]),
-    ("batch", &["jobs"]),
-    ("discovery.k8s.io", &["endpointslices"]),
-    (
-        "flowcontrol.apiserver.k8s.io",
-        &["flowschemas", "prioritylevelconfigurations"],
-    ),
-    ("networking.k8s.io", &["ingressclasses", "ingresses", "ipaddresses"]),
-    (
-        "resource.k8s.io",
-        &["deviceclasses", "resourceclaims", "resourceslices"],
-    ),
-    ("storage.k8s.io", &["storageclasses", "volumeattributesclasses"]),
-];
-
-/// Faults that a kind finds in metadata on update besides [`validate_update`]'s.
-pub fn validate_again(kind: &Kind, object: &Value) -> FieldErrors {
-    let repeats = |(group, plurals): &&(&str, &[&str])| *group == kind.group && plurals.contains(&kind.plural);
-    match REPEATS.iter().find(repeats) {
-        Some(_) => base_faults(object, kind.validate_name),
-        None => Vec::new(),
-    }
-}
-
 /// Whether faults of metadata are only looked for once the kind itself has found none: upstream's own checks of these
 /// kinds know nothing of metadata.
 pub fn comes_last(kind: &Kind) -> bool {
@@ -216,6 +175,13 @@ pub fn comes_last(kind: &Kind) -> bool {
 
 /// Every fault of a new object's metadata. `validate_name` is the kind's.
 pub fn validate_create(object: &Value, namespaced: bool, validate_name: fn(&str, bool) -> Vec<String>) -> FieldErrors {
+    let mut errors = validate(object, namespaced, validate_name);
+    errors.extend(strange_finalizers(object));
+    errors
+}
+
+/// The same, without what only the kinds of most groups ask of finalizers.
+fn validate(object: &Value, namespaced: bool, validate_name: fn(&str, bool) -> Vec<String>) -> FieldErrors {
     let path = Path::new("metadata");
     let mut errors = base_faults(object, validate_name);
     if errors.is_empty() {
@@ -290,14 +256,15 @@ fn common(object: &Value, namespaced: bool, path: &Path) -> FieldErrors {
         meta.items("/managedFields"),
         &path.child("managedFields"),
     ));
-    if !plain_finalizers(object) {
-        let finalizers = path.child("finalizers");
-        for (i, finalizer) in meta.items("/finalizers").iter().enumerate() {
-            let own = finalizer.as_str().unwrap_or_default();
-            errors.extend(standard_finalizer(own, &finalizers.index(i)));
-        }
-    }
     errors
+}
+
+/// Finalizers without a domain that upstream does not know, of kinds that care.
+pub(crate) fn strange_finalizers(object: &Value) -> FieldErrors {
+    match plain_finalizers(object) {
+        true => Vec::new(),
+        false => unqualified_finalizers(object),
+    }
 }
 
 /// Groups whose validation upstream knows nothing of core's finalizer names.
@@ -315,7 +282,6 @@ fn plain_finalizers(object: &Value) -> bool {
             | "events.k8s.io"
             | "node.k8s.io"
             | "policy"
-            | "resource.k8s.io"
     )
 }
 
@@ -335,10 +301,17 @@ pub fn standard_finalizer(finalizer: &str, path: &Path) -> Option<FieldError> {
     (!known).then(|| FieldError::invalid(path, finalizer, why))
 }
 
-/// Every fault of a change of metadata; call after [`prepare_update`].
+/// Faults of a change of metadata that are looked for whatever the kind; call after [`prepare_update`].
 pub fn validate_update(new: &Value, old: &Value, namespaced: bool) -> FieldErrors {
+    let mut errors = validate(new, namespaced, path_segment);
+    errors.extend(validate_change(new, old));
+    errors
+}
+
+/// Faults of what changes, and of what is looked at whether it changes or not.
+pub(crate) fn validate_change(new: &Value, old: &Value) -> FieldErrors {
     let path = Path::new("metadata");
-    let mut errors = validate_create(new, namespaced, path_segment);
+    let mut errors = Vec::new();
     let (meta, before) = (new.at("/metadata"), old.at("/metadata"));
     if before.has("/deletionTimestamp") {
         errors.extend(no_new_finalizers(meta, before, &path.child("finalizers")));
@@ -384,6 +357,15 @@ pub fn validate_update(new: &Value, old: &Value, namespaced: bool) -> FieldError
             errors.push(FieldError::invalid(&path.child(key), shown, "field is immutable"));
         }
     }
+    errors.extend(labels(meta, &path));
+    errors.extend(validate_annotations(
+        meta.at("/annotations"),
+        &path.child("annotations"),
+    ));
+    errors.extend(validate_owners(
+        meta.items("/ownerReferences"),
+        &path.child("ownerReferences"),
+    ));
     errors
 }
 

@@ -181,6 +181,12 @@ pub fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// Equality of two maps of texts, where an empty text is one that is there.
+pub fn same_texts(a: &Value, b: &Value) -> bool {
+    let none = |v: &Value| v.as_object().is_none_or(Map::is_empty);
+    a == b || (none(a) && none(b))
+}
+
 fn zero(value: &Value) -> bool {
     match value {
         Value::Null => true,

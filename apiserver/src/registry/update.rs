@@ -10,8 +10,9 @@ use std::sync::Arc;
 use http::Response;
 use serde_json::Value;
 use steersman_admission::Operation;
-use steersman_kinds::meta;
+use steersman_kinds::{again, meta};
 use steersman_schema::facts::Gvk;
+use steersman_schema::field::quote;
 use steersman_schema::status::Status;
 use steersman_storage::store;
 
@@ -316,6 +317,11 @@ impl Change<'_> {
                 &errors,
             ));
         }
+        if sent.parse::<u64>().is_err() {
+            // Upstream has no status for this.
+            let why = format!("strconv.ParseUint: parsing {}: invalid syntax", quote(sent));
+            return Err(Status::new(500, "", why));
+        }
         if sent.parse::<i64>() != Ok(live.revision) {
             return Err(Status::modified(resource.group(), resource.plural(), &self.target.name));
         }
@@ -356,10 +362,7 @@ impl Change<'_> {
             meta::bump_generation(kind, &mut new, old);
         }
         call.stage("validate");
-        let mut errors = meta::validate_update(&new, old, resource.facts.namespaced);
-        if update.is_none() {
-            errors.extend(meta::validate_again(kind, &new));
-        }
+        let mut errors = again::validate_update(kind, &new, old, resource.facts.namespaced, &target.subresource);
         errors.extend(match update {
             Some(update) => (update.validate)(&new, old),
             None => (kind.validate_update)(&new, old),

@@ -34,6 +34,7 @@ use crate::facts::{Gvk, Type, facts};
 
 pub use envelope::{Envelope, is_protobuf};
 pub use json::{check_json, escape_json, is_json_object_end};
+pub(crate) use scalar::canonical_base64;
 pub use scalar::{format_duration, format_micro_time, format_time, parse_duration, parse_time};
 
 /// How deep values may nest, in every media type.

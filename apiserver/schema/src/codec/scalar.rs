@@ -380,7 +380,7 @@ fn corrupt_at(text: &[u8]) -> usize {
 }
 
 /// Base64 text as upstream prints it again.
-pub(super) fn canonical_base64(text: String) -> Result<String, String> {
+pub(crate) fn canonical_base64(text: String) -> Result<String, String> {
     let bytes = decode_base64(&text)?;
     // Nearly always the same text; only then was nothing lost.
     Ok(if STANDARD.decode(&text).is_ok() {

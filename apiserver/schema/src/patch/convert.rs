@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use crate::codec::canonical_base64;
 use crate::facts::{Shape, Ty, Type};
 
 /// Makes numbers what their fields hold. Types with a JSON form of their own (times, quantities, …) are left to decoding.
@@ -35,7 +36,11 @@ fn fit_value(value: &mut Value, ty: &Ty) -> Result<(), String> {
     }
     match (&ty.shape, &mut *value) {
         (Shape::String, value) => text(value, &ty.go),
-        (Shape::Bool, Value::Bool(_)) | (Shape::Float64, Value::Number(_)) | (Shape::Bytes, Value::String(_)) => Ok(()),
+        (Shape::Bool, Value::Bool(_)) | (Shape::Float64, Value::Number(_)) => Ok(()),
+        (Shape::Bytes, Value::String(text)) => match canonical_base64(text.clone()) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(format!("error decoding from json: {why}")),
+        },
         (Shape::Bool, _) => Err("unrecognized type: bool".into()),
         (Shape::Float64, _) => Err("unrecognized type: float64".into()),
         (Shape::Int32 | Shape::Int64, Value::Number(number)) => {
@@ -122,6 +127,13 @@ mod tests {
         ] {
             assert_eq!(deployment(spec), Err(expected.to_owned()));
         }
+    }
+
+    #[test]
+    fn bytes_are_base64() {
+        let ty = crate::facts::facts().kind("", "v1", "ConfigMap").unwrap();
+        let why = "error decoding from json: illegal base64 data at input byte 0".to_owned();
+        assert_eq!(fit(&mut json!({"binaryData": {"a": "%"}}), ty), Err(why));
     }
 
     #[test]

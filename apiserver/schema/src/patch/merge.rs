@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{PatchError, Patched, kind, parse};
+use crate::field::go_json;
 
 /// Applies `patch` to `current`. `checked`: its form is looked at, too.
 ///
@@ -23,6 +24,14 @@ pub fn merge(current: &Value, patch: &[u8], checked: bool) -> Result<Patched, Pa
                 kind(&other)
             )));
         }
+        // Upstream takes a list for the outcome, and then finds that it is no object.
+        Value::Array(mut items) => {
+            items.iter_mut().for_each(without_nulls);
+            return Err(PatchError::Misfit {
+                shown: go_json(&Value::Array(items)),
+                why: NO_OBJECT.into(),
+            });
+        }
         _ => return Err(invalid()),
     };
     let mut value = current.clone();
@@ -32,6 +41,19 @@ pub fn merge(current: &Value, patch: &[u8], checked: bool) -> Result<Patched, Pa
         strict: parsed.strict,
         shown: None,
     })
+}
+
+const NO_OBJECT: &str = "couldn't get version/kind; json parse error: json: cannot unmarshal array into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }";
+
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
 }
 
 fn merge_into(target: &mut Value, patch: Map<String, Value>) {
@@ -90,6 +112,14 @@ mod tests {
     fn a_patch_that_is_no_object_is_refused() {
         assert!(matches!(merge(&json!({}), b"[]"), Err(PatchError::Malformed(_))));
         assert!(matches!(merge(&json!({}), b"{"), Err(PatchError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_list_that_nobody_checks_is_no_object() {
+        let refused = super::merge(&json!({}), br#"[{"a":null}]"#, false);
+        assert!(
+            matches!(refused, Err(PatchError::Misfit { shown, why }) if shown == "[{}]" && why.contains(r#"Kind string "json:\"kind,omitempty\""#))
+        );
     }
 
     proptest! {

@@ -32,8 +32,8 @@ pub fn strategic(ty: &'static Type, current: &Value, patch: &[u8]) -> Result<Pat
             ));
         }
     };
-    let shown = gotext::shown(&Value::Object(patch.clone()));
     let original = current.as_object().cloned().unwrap_or_default();
+    let shown = gotext::shown(&Value::Object(left_over(patch.clone(), &original)));
     let mut value = merge_map(original, patch, Some(ty)).map(Value::Object)?;
     if let Err(why) = convert::fit(&mut value, ty) {
         return Err(PatchError::Misfit { shown, why });
@@ -49,6 +49,34 @@ pub fn strategic(ty: &'static Type, current: &Value, patch: &[u8]) -> Result<Pat
         strict: parsed.strict,
         shown: Some(shown),
     })
+}
+
+/// What upstream shows of a patch that it has carried out: without the directives that took effect.
+fn left_over(mut patch: Map<String, Value>, original: &Map<String, Value>) -> Map<String, Value> {
+    match patch.get(DIRECTIVE).and_then(Value::as_str) {
+        Some("replace") => {
+            patch.remove(DIRECTIVE);
+            return patch;
+        }
+        Some("delete") => return patch,
+        _ => drop(patch.remove(RETAIN_KEYS)),
+    }
+    let orders: Vec<String> = patch.keys().filter(|k| k.starts_with(ELEMENT_ORDER)).cloned().collect();
+    for order in orders {
+        patch.remove(&order);
+        patch.remove(&order[ELEMENT_ORDER.len()..]);
+    }
+    let merged = patch.into_iter().map(|(key, value)| {
+        let value = match (original.get(&key), value) {
+            (Some(Value::Object(old)), Value::Object(new)) => Value::Object(left_over(new, old)),
+            (None, Value::Object(new)) if !new.contains_key(DIRECTIVE) => {
+                without_directives(Value::Object(new)).unwrap_or_default()
+            }
+            (_, value) => value,
+        };
+        (key, value)
+    });
+    merged.collect()
 }
 
 /// The struct that a field holds, itself or as its elements or values.
@@ -519,8 +547,13 @@ mod tests {
         let current = json!({"apiVersion":"v1","kind":"Pod","spec":{}});
         assert_eq!(pod(&json!({"kind":"Other"}), &current), Ok(current.clone()));
         let ty = crate::facts::facts().kind("", "v1", "Pod").unwrap();
-        let refused = strategic(ty, &current, br#"{"spec":{"priority":"high"}}"#);
-        let shown = "map[spec:map[priority:high]]".to_owned();
+        let patch =
+            br#"{"spec":{"priority":"high","$retainKeys":["priority"],"os":{"name":"x","a":{"$patch":"delete"}}}}"#;
+        let refused = strategic(ty, &current, patch);
+        assert!(matches!(refused, Err(PatchError::Malformed(_))), "{refused:?}");
+        let patch = br#"{"spec":{"priority":"high","os":{"name":"x","a":{"$patch":"delete"}}}}"#;
+        let refused = strategic(ty, &current, patch);
+        let shown = "map[spec:map[os:map[name:x] priority:high]]".to_owned();
         let why = "unrecognized type: int32".to_owned();
         assert_eq!(refused, Err(PatchError::Misfit { shown, why }));
     }
