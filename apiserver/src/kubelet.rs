@@ -255,6 +255,21 @@ where
     sender.send_request(request).await
 }
 
+/// What a backend says against a request: the beginning of its answer's body, without blanks at its end.
+pub async fn error_text(answer: Response<Incoming>, most: usize) -> String {
+    let mut body = answer.into_body();
+    let mut text = Vec::new();
+    while text.len() < most
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        if let Ok(data) = frame.into_data() {
+            text.extend_from_slice(&data);
+        }
+    }
+    text.truncate(most);
+    String::from_utf8_lossy(&text).trim_end().to_owned()
+}
+
 /// Headers that belong to one connection and are not passed on.
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,

@@ -34,5 +34,6 @@ pub mod routes;
 pub mod server;
 pub mod services;
 pub mod store_health;
+pub mod streams;
 pub mod subresources;
 pub mod tls;

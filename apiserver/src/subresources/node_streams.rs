@@ -1,7 +1,7 @@
 //! Requests that are answered by a node or a pod: log, exec, attach, port-forward, proxy. Bytes are passed through.
 //!
-//! SPDY/3.1 and WebSocket up to v4 go to the kubelet as they are. WebSocket v5 and the SPDY-in-WebSocket tunnel are
-//! refused before the upgrade, whereupon clients fall back to SPDY. A log over WebSocket is put into frames here.
+//! SPDY/3.1 and WebSocket up to v4 go to the kubelet as they are. WebSocket v5 and the tunnel of SPDY in WebSocket become SPDY
+//! in [`crate::streams`]. A log over WebSocket is put into frames by [`log_socket`].
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::kubelet::{Destination, Scheme, forwarded_headers, pass_on};
 use crate::query::Query;
 use crate::registry::admit::Admission;
 use crate::registry::get;
+use crate::streams::{remote, tunnel, websocket};
 use crate::subresources::log_socket;
 
 /// WebSocket subprotocols that can be passed through.
@@ -45,7 +46,12 @@ pub async fn serve(api: &Arc<Api>, ticket: &Authorized, target: &Target) -> Resu
     let call = ticket.call();
     let mut headers = call.headers.clone();
     let upgrade = wants_upgrade(&headers);
-    if upgrade && target.subresource != "log" {
+    let ours = match target.subresource.as_str() {
+        "exec" | "attach" => upgrade && remote::wanted(&headers),
+        "portforward" => upgrade && !tunnel::wanted(&headers).is_empty(),
+        _ => false,
+    };
+    if upgrade && !ours && target.subresource != "log" {
         pick_protocol(&mut headers)?;
     }
     admit(api, ticket, target).await?;
@@ -61,6 +67,12 @@ pub async fn serve(api: &Arc<Api>, ticket: &Authorized, target: &Target) -> Resu
     };
     if sub != "log" && !upgrade {
         return Err(Status::bad_request("Upgrade request required"));
+    }
+    if ours && sub == "portforward" {
+        return tunnel::serve(api, &to, &headers, call.take_upgrade()).await;
+    }
+    if ours {
+        return remote::serve(api, to, options(&call.query), &headers, call.take_upgrade());
     }
     let method = if sub == "log" { Method::GET } else { call.method.clone() };
     let mut request = Request::new(call.take_body());
@@ -121,20 +133,10 @@ pub fn wants_upgrade(headers: &HeaderMap) -> bool {
 
 /// Leaves only the WebSocket subprotocols that can be passed through.
 fn pick_protocol(headers: &mut HeaderMap) -> Result<(), Status> {
-    let upgrade = headers
-        .get(header::UPGRADE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    if !upgrade.eq_ignore_ascii_case("websocket") {
+    if !websocket::wanted(headers) {
         return Ok(());
     }
-    let offered: Vec<String> = headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(|p| p.trim().to_owned()))
-        .filter(|p| !p.starts_with(steersman_auth::authn::PROTOCOL_PREFIX))
-        .collect();
+    let offered: Vec<String> = websocket::offered(headers).into_iter().map(str::to_owned).collect();
     let kept: Vec<&str> = offered
         .iter()
         .map(String::as_str)
@@ -302,16 +304,24 @@ fn log_parameters(query: &Query, name: &str) -> Result<Parameters, Status> {
     Ok(out)
 }
 
+/// Upstream's defaults: stdout and stderr are on unless the client says otherwise.
+fn options(query: &Query) -> remote::Options {
+    remote::Options {
+        stdin: query.flag("stdin").unwrap_or(false),
+        stdout: query.flag("stdout").unwrap_or(true),
+        stderr: query.flag("stderr").unwrap_or(true),
+        tty: query.flag("tty").unwrap_or(false),
+    }
+}
+
 fn stream_parameters(sub: &str, query: &Query) -> Result<Parameters, Status> {
     let mut out = Parameters::new();
-    let on = |key: &str| query.flag(key);
-    // Upstream's defaults: stdout and stderr are on unless the client says otherwise.
-    let (stdin, stdout, stderr, tty) = (
-        on("stdin").unwrap_or(false),
-        on("stdout").unwrap_or(true),
-        on("stderr").unwrap_or(true),
-        on("tty").unwrap_or(false),
-    );
+    let remote::Options {
+        stdin,
+        stdout,
+        stderr,
+        tty,
+    } = options(query);
     if !stdin && !stdout && !stderr {
         return Err(Status::bad_request(
             "you must specify at least one of stdin, stdout, stderr",
@@ -361,17 +371,7 @@ async fn log_answer(answer: Response<hyper::body::Incoming>, target: &Target) ->
         return Ok(response);
     }
     let code = answer.status().as_u16();
-    let mut body = answer.into_body();
-    let mut text = Vec::new();
-    while text.len() < MAX_ERROR_BYTES
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        if let Ok(data) = frame.into_data() {
-            text.extend_from_slice(&data);
-        }
-    }
-    text.truncate(MAX_ERROR_BYTES);
-    let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+    let text = crate::kubelet::error_text(answer, MAX_ERROR_BYTES).await;
     Err(match code {
         400 => Status::bad_request(text),
         404 => {
