@@ -1,7 +1,8 @@
 //! exec, attach, port-forward and run.
 //!
 //! The runtime gives a one-time URL of its streaming server; the caller's upgrade request is repeated there and both
-//! connections are joined byte by byte. Frames (SPDY/3.1, WebSocket up to v4) are none of our business.
+//! connections are joined byte by byte. Frames (SPDY/3.1, WebSocket up to v4) are none of our business; newer WebSocket
+//! protocols have become SPDY at the API server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,8 +63,17 @@ pub async fn serve(
     }
     let pairs = query::pairs(request.uri().query().unwrap_or_default());
     let target = match kind {
-        Session::PortForward => ready_sandbox(server, pod::uid(&found)).await,
-        _ => running_container(server, pod::uid(&found), container).await,
+        Session::PortForward => ready_sandbox(server, pod::uid(&found))
+            .await
+            .and_then(|id| id.ok_or_else(|| format!("pod not found (\"{name}_{namespace}\")"))),
+        _ => running_container(server, pod::uid(&found), container)
+            .await
+            .and_then(|id| {
+                id.ok_or_else(|| match kind {
+                    Session::Attach => format!("container {container} not found in pod {name}_{namespace}"),
+                    _ => format!("container not found ({container:?})"),
+                })
+            }),
     };
     let target = match target {
         Ok(target) => target,
@@ -72,7 +82,11 @@ pub async fn serve(
     let url = match kind {
         Session::Run => return run(server, &target, &pairs).await,
         Session::Exec => exec(server, target, &pairs).await,
-        Session::Attach => attach(server, target, &pairs).await,
+        Session::Attach => {
+            // Whether a process has a terminal was decided at its start.
+            let tty = pod::find_container(&found, container).is_some_and(|(_, c)| c.tty == Some(true));
+            attach(server, target, &pairs, tty).await
+        }
         Session::PortForward => {
             let ports = pairs
                 .iter()
@@ -107,8 +121,12 @@ async fn exec(server: &Server, container_id: String, pairs: &[(String, String)])
     server.context.runtime.exec(request).await.map_err(|e| e.to_string())
 }
 
-async fn attach(server: &Server, container_id: String, pairs: &[(String, String)]) -> Result<String, String> {
-    let tty = query::flag(pairs, "tty");
+async fn attach(
+    server: &Server,
+    container_id: String,
+    pairs: &[(String, String)],
+    tty: bool,
+) -> Result<String, String> {
     let request = v1::AttachRequest {
         container_id,
         tty,
@@ -148,7 +166,8 @@ async fn run(server: &Server, id: &str, pairs: &[(String, String)]) -> Response<
     }
 }
 
-async fn running_container(server: &Server, uid: &str, name: &str) -> Result<String, String> {
+/// The running container of a name, if there is one.
+async fn running_container(server: &Server, uid: &str, name: &str) -> Result<Option<String>, String> {
     let label_selector = [(crate::runtime::labels::POD_UID.to_owned(), uid.to_owned())].into();
     let filter = v1::ContainerFilter {
         label_selector,
@@ -161,18 +180,13 @@ async fn running_container(server: &Server, uid: &str, name: &str) -> Result<Str
         .await
         .map_err(|e| e.to_string())?;
     let live = v1::ContainerState::ContainerRunning as i32;
-    let mut own: Vec<_> = all
+    let own = all
         .into_iter()
-        .filter(|c| c.metadata.as_ref().is_some_and(|m| m.name == name))
-        .collect();
-    own.sort_by_key(|c| (c.state != live, std::cmp::Reverse(c.created_at)));
-    own.into_iter()
-        .next()
-        .map(|c| c.id)
-        .ok_or_else(|| format!("container not found ({name:?})"))
+        .filter(|c| c.state == live && c.metadata.as_ref().is_some_and(|m| m.name == name));
+    Ok(own.max_by_key(|c| c.created_at).map(|c| c.id))
 }
 
-async fn ready_sandbox(server: &Server, uid: &str) -> Result<String, String> {
+async fn ready_sandbox(server: &Server, uid: &str) -> Result<Option<String>, String> {
     let label_selector = [(crate::runtime::labels::POD_UID.to_owned(), uid.to_owned())].into();
     let filter = v1::PodSandboxFilter {
         label_selector,
@@ -187,7 +201,7 @@ async fn ready_sandbox(server: &Server, uid: &str) -> Result<String, String> {
     let ready = all
         .into_iter()
         .find(|s| s.state == v1::PodSandboxState::SandboxReady as i32);
-    ready.map(|s| s.id).ok_or_else(|| "failed to find sandbox".to_owned())
+    Ok(ready.map(|s| s.id))
 }
 
 /// Repeats the request at `url` and joins the two connections.
