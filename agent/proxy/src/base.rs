@@ -70,7 +70,7 @@ pub fn commands(family: Family, node: &NodeView, settings: &Settings, services: 
         (
             "masquerading",
             format!(
-                "ct status dnat {ip} saddr . {ip} daddr @{} masquerade fully-random",
+                "ct status dnat {ip} saddr . {ip} daddr . meta l4proto . th dport @{} masquerade fully-random",
                 Map::Hairpin.name()
             ),
         ),

@@ -27,7 +27,8 @@ use crate::endpoints::{self, Endpoints};
 use crate::family::Family;
 use crate::service::{self, Protocol, ServicePort};
 
-/// The table's maps and sets that Services put elements into.
+/// The table's maps and sets that Services put elements into. Their names and types are upstream's, so that its kube-proxy
+/// can take the table over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Map {
     ServiceIps,
@@ -37,7 +38,7 @@ pub enum Map {
     FirewallIps,
     /// A set: every cluster IP in use, to refuse its other ports.
     ClusterIps,
-    /// A set: (endpoint, endpoint) of this node, to notice a pod that reaches itself through a Service.
+    /// A set: (endpoint, endpoint, protocol, port) of this node, to notice a pod that reaches itself through a Service.
     Hairpin,
 }
 
@@ -83,7 +84,7 @@ impl Map {
                 "type inet_proto . inet_service : verdict;".to_owned()
             }
             Self::ClusterIps => format!("type {address};"),
-            Self::Hairpin => format!("type {address} . {address};"),
+            Self::Hairpin => format!("type {address} . {address} . inet_proto . inet_service;"),
         }
     }
 }
@@ -171,10 +172,10 @@ impl Writer<'_> {
         } else {
             &[]
         });
-        for address in used.map(SocketAddr::ip).filter(|a| self.endpoints.here.contains(a)) {
-            self.out
-                .elements
-                .insert((Map::Hairpin, format!("{address} . {address}")), String::new());
+        for target in used.filter(|a| self.endpoints.here.contains(&a.ip())) {
+            let (ip, protocol) = (target.ip(), port.protocol.nft());
+            let key = format!("{ip} . {ip} . {protocol} . {}", target.port());
+            self.out.elements.insert((Map::Hairpin, key), String::new());
         }
 
         let internal = if port.internal_local { &local } else { &cluster };

@@ -64,7 +64,7 @@ chain cluster/ns/web/tcp/80
   meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.231.1.2 . 8080, 1 : 10.231.2.2 . 8080 }
 service-ips { 10.232.0.5 . tcp . 80 : goto cluster/ns/web/tcp/80 }
 cluster-ips { 10.232.0.5 }
-hairpin-connections { 10.231.1.2 . 10.231.1.2 }
+hairpin-connections { 10.231.1.2 . 10.231.1.2 . tcp . 8080 }
 ";
     assert_eq!(of(&cluster_ip(), &[HERE, THERE, UNREADY]), expected);
 }
@@ -104,7 +104,7 @@ chain endpoint/ns/web/tcp/80/10.231.2.2.8080/10800
   meta l4proto tcp dnat to 10.231.2.2:8080
 service-ips { 10.232.0.5 . tcp . 80 : goto cluster/ns/web/tcp/80 }
 cluster-ips { 10.232.0.5 }
-hairpin-connections { 10.231.1.2 . 10.231.1.2 }
+hairpin-connections { 10.231.1.2 . 10.231.1.2 . tcp . 8080 }
 ";
     assert_eq!(of(&sticky, &[HERE, THERE]), expected);
 }

@@ -7,7 +7,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -77,6 +77,14 @@ async fn measure(
     server: SocketAddr,
     report: &Report,
 ) -> Result<()> {
+    // What the node's own proxy has written would answer for the measured one's.
+    for family in ["ip", "ip6"] {
+        let script = format!("add table {family} kube-proxy; delete table {family} kube-proxy");
+        let flushed = inside(&cluster.tool("nft")).arg(script).status()?;
+        if !flushed.success() {
+            bail!("nft: {flushed}");
+        }
+    }
     let tools = cluster.tool("nft").parent().map(Path::to_path_buf).unwrap_or_default();
     let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
     let begin = Instant::now();
@@ -89,7 +97,7 @@ async fn measure(
         .spawn()?;
     let process = i32::try_from(proxy.id())?;
     let _proxy = Background(proxy);
-    wait_for(probe(inside, address(client, 0).await?)?)?;
+    Probe::start(inside, address(client, 0).await?)?.wait()?;
     report.lower(
         &format!("{count} Services of {ENDPOINTS} endpoints, exec to all programmed"),
         "s",
@@ -101,11 +109,11 @@ async fn measure(
     let before = cpu_of_family(process)?;
     let mut delays = Vec::new();
     for i in 1..=CHANGES {
-        let probe = probe(inside, address(client, i).await?)?;
+        let probe = Probe::start(inside, address(client, i).await?)?;
         let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/s{i}");
         let begin = Instant::now();
         api::patch(client, &path, &json!({"endpoints": [{"addresses": [server.ip()]}]})).await?;
-        wait_for(probe)?;
+        probe.wait()?;
         delays.push(begin.elapsed().as_secs_f64() * 1000.0);
     }
     report.lower("one changed, written to connected, p50", "ms", percentile(&delays, 50));
@@ -161,33 +169,40 @@ async fn make(cluster: &Cluster, count: usize, server: SocketAddr) -> Result<()>
     .await
 }
 
-/// This program again, inside, trying to connect. Returns once it has begun.
-fn probe(inside: &dyn Fn(&Path) -> Command, address: SocketAddr) -> Result<Child> {
-    let mut child = inside(&std::env::current_exe()?)
-        .args([PROBE, &address.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    line(&mut child, "trying")?;
-    Ok(child)
+/// This program again, inside, trying to connect.
+struct Probe {
+    output: BufReader<ChildStdout>,
+    _process: Background,
 }
 
-fn wait_for(mut probe: Child) -> Result<()> {
-    let outcome = line(&mut probe, "connected");
-    // It has ended, or will not be waited for any longer.
-    let _ = probe.kill();
-    let _ = probe.wait();
-    outcome
-}
-
-fn line(child: &mut Child, expected: &str) -> Result<()> {
-    let stdout = child.stdout.as_mut().context("a probe without output")?;
-    let mut text = String::new();
-    // One line at a time is written, so nothing after it is lost with the buffer.
-    BufReader::new(stdout).read_line(&mut text)?;
-    if text.trim() != expected {
-        bail!("the probe says {text:?}");
+impl Probe {
+    /// Returns once it has begun.
+    fn start(inside: &dyn Fn(&Path) -> Command, address: SocketAddr) -> Result<Self> {
+        let mut child = inside(&std::env::current_exe()?)
+            .args([PROBE, &address.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = BufReader::new(child.stdout.take().context("a probe without output")?);
+        let mut probe = Self {
+            output,
+            _process: Background(child),
+        };
+        probe.says("trying")?;
+        Ok(probe)
     }
-    Ok(())
+
+    fn wait(mut self) -> Result<()> {
+        self.says("connected")
+    }
+
+    fn says(&mut self, expected: &str) -> Result<()> {
+        let mut text = String::new();
+        self.output.read_line(&mut text)?;
+        if text.trim() != expected {
+            bail!("the probe says {text:?}");
+        }
+        Ok(())
+    }
 }
 
 /// What the program does as a probe.
