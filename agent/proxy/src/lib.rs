@@ -8,13 +8,14 @@
 //! | [`table`], [`base`] | all of them, and the transaction that a change asks for (pure) |
 //! | [`stale`] | which UDP connections a change has made stale (pure) |
 //! | [`sync`] | the loop: informers in, transactions out |
-//! | [`nft`], [`conntrack`], [`kernel`] over [`netlink`], [`sysctl`] | the only places that touch the kernel |
+//! | [`nft`] with [`batch`], [`conntrack`], [`kernel`] over [`netlink`], [`sysctl`] | the only places that touch the kernel |
 //! | [`health`], [`health_ports`], [`metrics`] | what others may ask |
 //!
 //! The table is named `kube-proxy` in the families `ip` and `ip6`, as upstream's is; everything in it is ours.
 //! What this program does not do: the iptables and IPVS modes, and network policy.
 
 pub mod base;
+pub mod batch;
 pub mod config;
 pub mod conntrack;
 pub mod endpoints;

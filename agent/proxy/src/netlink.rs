@@ -1,6 +1,6 @@
 //! Just enough netlink to talk to netfilter: messages, attributes, dumps, acknowledgements.
 //!
-//! Callers: [`crate::conntrack`] and [`crate::kernel`]. Blocking, each answer with a time limit. What the kernel sends is
+//! Callers: [`crate::conntrack`], [`crate::kernel`] and [`crate::batch`]. Blocking, each answer with a time limit. What the kernel sends is
 //! read leniently (unknown attributes are passed over), and nothing in it can make this panic. What it does not do:
 //! notifications.
 
@@ -22,6 +22,8 @@ const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
 const NESTED: u16 = 0x8000;
 const TYPE_MASK: u16 = 0x3fff;
 
@@ -39,6 +41,12 @@ impl Attributes {
         self.0.extend_from_slice(value);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
         self
+    }
+
+    /// A number in network order.
+    #[must_use]
+    pub fn number(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_be_bytes())
     }
 
     /// Text as the kernel wants it: with a zero at the end.
@@ -89,18 +97,76 @@ pub struct Request {
 
 impl Request {
     fn encode(&self, flags: u16) -> Vec<u8> {
-        let body = self.attributes.as_bytes();
-        let length = u32::try_from(16 + 4 + body.len()).unwrap_or(u32::MAX);
         let kind = u16::from(self.subsystem) << 8 | u16::from(self.message);
-        let mut out = Vec::with_capacity(20 + body.len());
-        out.extend_from_slice(&length.to_ne_bytes());
-        out.extend_from_slice(&kind.to_ne_bytes());
-        out.extend_from_slice(&(REQUEST | flags).to_ne_bytes());
-        // Sequence number and sender: one request at a time on a socket of its own needs neither.
-        out.extend_from_slice(&[0; 8]);
-        out.extend_from_slice(&[self.family, 0, 0, 0]);
-        out.extend_from_slice(body);
+        let mut out = Vec::with_capacity(20 + self.attributes.as_bytes().len());
+        write(&mut out, kind, flags, [self.family, 0, 0, 0], &self.attributes);
         out
+    }
+}
+
+/// One message: its header, netfilter's own, the attributes.
+fn write(out: &mut Vec<u8>, kind: u16, flags: u16, own: [u8; 4], attributes: &Attributes) {
+    let body = attributes.as_bytes();
+    let length = u32::try_from(16 + own.len() + body.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&length.to_ne_bytes());
+    out.extend_from_slice(&kind.to_ne_bytes());
+    out.extend_from_slice(&(REQUEST | flags).to_ne_bytes());
+    // Sequence number and sender: one request at a time on a socket of its own needs neither.
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&own);
+    out.extend_from_slice(body);
+}
+
+/// A transaction of nftables that is being written.
+pub struct Batch {
+    bytes: Vec<u8>,
+    family: u8,
+    /// Where the last message's flags are.
+    flags: Option<(usize, u16)>,
+}
+
+impl Batch {
+    const NFTABLES: u8 = 10;
+
+    #[must_use]
+    pub fn new(family: u8) -> Self {
+        let mut bytes = Vec::new();
+        write(
+            &mut bytes,
+            BATCH_BEGIN,
+            0,
+            [0, 0, 0, Self::NFTABLES],
+            &Attributes::default(),
+        );
+        Self {
+            bytes,
+            family,
+            flags: None,
+        }
+    }
+
+    pub fn push(&mut self, message: u8, flags: u16, attributes: &Attributes) {
+        self.flags = Some((self.bytes.len() + 6, REQUEST | flags));
+        let kind = u16::from(Self::NFTABLES) << 8 | u16::from(message);
+        write(&mut self.bytes, kind, flags, [self.family, 0, 0, 0], attributes);
+    }
+
+    /// Its bytes. The last message asks for an answer; refusals of any come unasked.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        if let Some((at, flags)) = self.flags
+            && let Some(place) = self.bytes.get_mut(at..at + 2)
+        {
+            place.copy_from_slice(&(flags | ACK).to_ne_bytes());
+        }
+        write(
+            &mut self.bytes,
+            BATCH_END,
+            0,
+            [0, 0, 0, Self::NFTABLES],
+            &Attributes::default(),
+        );
+        self.bytes
     }
 }
 
@@ -152,6 +218,35 @@ impl Socket {
         self.answers(each)
     }
 
+    /// Sends a transaction. The kernel has carried it out, or refused it, when sending returns: all answers are there then.
+    ///
+    /// # Errors
+    /// The first refusal; nothing has changed then.
+    pub fn batch(&self, bytes: &[u8]) -> io::Result<()> {
+        self.send(bytes)?;
+        let mut buffer = vec![0_u8; BUFFER];
+        let mut accepted = false;
+        loop {
+            let length = match recv(&self.0, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
+                Ok((length, _)) => length,
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            };
+            let mut rest = buffer.get(..length).unwrap_or_default();
+            while let Some((kind, body)) = message(&mut rest) {
+                if kind == ERROR {
+                    refusal(body)?;
+                    accepted = true;
+                }
+            }
+        }
+        if accepted {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::InvalidData.into())
+        }
+    }
+
     /// Reads until the end of a list or an acknowledgement.
     fn answers(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let mut buffer = vec![0_u8; BUFFER];
@@ -164,17 +259,20 @@ impl Socket {
             while let Some((kind, body)) = message(&mut rest) {
                 match kind {
                     DONE => return Ok(()),
-                    ERROR => {
-                        return match body.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
-                            Some(0) => Ok(()),
-                            Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
-                            None => Err(io::ErrorKind::InvalidData.into()),
-                        };
-                    }
+                    ERROR => return refusal(body),
                     _ => each(body.get(4..).unwrap_or_default()),
                 }
             }
         }
+    }
+}
+
+/// What an error message says; zero is an acknowledgement.
+fn refusal(body: &[u8]) -> io::Result<()> {
+    match body.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        None => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 

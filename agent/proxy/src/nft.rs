@@ -1,4 +1,5 @@
-//! Running `nft`: one transaction is one `nft -f -`, atomic, and with its own time limit.
+//! Running transactions: small ones as netlink messages ([`crate::batch`]), all others, and those that the kernel refuses in
+//! that form, as one `nft -f -`. Either way a transaction is atomic, and has a time limit.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command as Process;
 
+use crate::batch;
 use crate::family::Family;
 use crate::table::{self, Command};
 
@@ -32,6 +34,14 @@ pub enum NftError {
 pub async fn run(family: Family, commands: &[Command]) -> Result<(), NftError> {
     if commands.is_empty() {
         return Ok(());
+    }
+    if let Some(bytes) = batch::encode(family, commands) {
+        match tokio::task::spawn_blocking(move || batch::run(&bytes)).await {
+            Ok(Ok(())) => return Ok(()),
+            // nft says what is wrong with it, if anything is.
+            Ok(Err(error)) => tracing::debug!(%error, "the kernel refuses the messages"),
+            Err(error) => tracing::debug!(%error, "sending messages"),
+        }
     }
     feed(table::script(family, commands)).await
 }

@@ -17,7 +17,7 @@ use steersman_proxy::family::Family;
 use steersman_proxy::rules::{Fragment, fragment};
 use steersman_proxy::stale::{self, Fronts};
 use steersman_proxy::table::{Command, Owner, Table, script};
-use steersman_proxy::{base, conntrack, kernel};
+use steersman_proxy::{base, batch, conntrack, kernel};
 
 /// A namespace with loopback up, as long as this lives.
 struct Namespace {
@@ -369,6 +369,114 @@ fn a_table_that_was_taken_away_is_noticed() {
     assert!(handle().is_some() && handle() != first);
 }
 
+/// The table's blocks, sorted: chains come in the order in which they were made.
+fn blocks(text: &str) -> Vec<String> {
+    let body = text.split_once('\n').map(|(_, rest)| rest).unwrap_or_default();
+    let mut blocks: Vec<String> = body
+        .split("\n\n")
+        .map(|b| b.trim_end_matches(['}', '\n']).to_owned())
+        .collect();
+    blocks.sort();
+    blocks
+}
+
+#[test]
+fn messages_leave_the_kernel_as_nft_would() {
+    let (Some(by_messages), Some(by_nft)) = (Namespace::new(), Namespace::new()) else {
+        return;
+    };
+    for family in [Family::V4, Family::V6] {
+        let address = |v4: &str, v6: &str| {
+            if family == Family::V4 {
+                v4.to_owned()
+            } else {
+                v6.to_owned()
+            }
+        };
+        let mut node = node();
+        node.addresses.push("fd00::11".parse().unwrap());
+        let change = |endpoints: &[usize], kind: &str| {
+            let spec = json!({"type": kind, "clusterIP": address("10.232.0.5", "fd01::5"), "ports": [
+                {"name": "t", "port": 80, "protocol": "TCP", "nodePort": 30080}, {"name": "u", "port": 53, "protocol": "UDP", "nodePort": 30053},
+                {"name": "s", "port": 99, "protocol": "SCTP", "nodePort": 30099}]});
+            let targets: Vec<String> = endpoints
+                .iter()
+                .map(|e| address(&format!("10.231.1.{e}"), &format!("fd02::{e}")))
+                .collect();
+            let endpoints: Vec<_> = targets
+                .iter()
+                .map(|t| (t.as_str(), "node-1", true, true, false))
+                .collect();
+            let slices: Vec<_> = [("t", "TCP"), ("u", "UDP"), ("s", "SCTP")]
+                .map(|(name, protocol)| {
+                    let mut slice = slice(
+                        "web",
+                        json!({"name": name, "port": 8080, "protocol": protocol}),
+                        &endpoints,
+                    );
+                    std::sync::Arc::make_mut(&mut slice).address_type = family.slice_type().into();
+                    slice
+                })
+                .to_vec();
+            fragment(&service("web", spec), &slices, family, &node, &settings())
+        };
+        let mut table = Table::new(family);
+        let start = table.rebuild(base::commands(family, &node, &settings(), &ranges()));
+        by_messages.nft(family, &start);
+        by_nft.nft(family, &start);
+        let send = |commands: &[Command]| {
+            by_nft.nft(family, commands);
+            let bytes = batch::encode(family, commands);
+            let Some(bytes) = bytes else {
+                return by_messages.nft(family, commands);
+            };
+            inside(&by_messages, || batch::run(&bytes)).unwrap();
+        };
+        let many: Vec<usize> = (1..60).collect();
+        let steps: [(&[usize], &str); 7] = [
+            (&[1], "ClusterIP"),
+            (&[1, 2], "ClusterIP"),
+            (&many, "NodePort"),
+            (&[], "NodePort"),
+            (&[2, 3], "NodePort"),
+            (&[3], "ClusterIP"),
+            (&[], "ClusterIP"),
+        ];
+        for (endpoints, kind) in steps {
+            let transaction = table.replace(vec![(owner(), Some(change(endpoints, kind)))]);
+            assert!(
+                batch::encode(family, &transaction.apply).is_some(),
+                "{:?}",
+                transaction.apply
+            );
+            send(&transaction.apply);
+            if !transaction.cleanup.is_empty() {
+                assert!(
+                    batch::encode(family, &transaction.cleanup).is_some(),
+                    "{:?}",
+                    transaction.cleanup
+                );
+                send(&transaction.cleanup);
+            }
+            table.cleaned();
+            assert_eq!(
+                blocks(&by_messages.listing(family)),
+                blocks(&by_nft.listing(family)),
+                "{endpoints:?} {kind}"
+            );
+        }
+        // What the kernel refuses changes nothing.
+        let wrong = [
+            Command::AddChain("good".into(), ""),
+            Command::FlushChain("nowhere".into()),
+        ];
+        let before = by_messages.listing(family);
+        let bytes = batch::encode(family, &wrong).unwrap();
+        assert!(inside(&by_messages, || batch::run(&bytes)).is_err());
+        assert_eq!(by_messages.listing(family), before);
+    }
+}
+
 /// Not a test but a measurement: `cargo nextest run --release -p steersman-proxy --run-ignored only --no-capture`.
 #[test]
 #[ignore = "a measurement"]
@@ -416,6 +524,13 @@ fn how_long_a_quarter_of_a_million_endpoints_take() {
         let started = std::time::Instant::now();
         let transaction = table.replace(vec![change]);
         namespace.nft(Family::V4, &transaction.apply);
-        eprintln!("one endpoint less: {:?}", started.elapsed());
+        eprintln!("one endpoint less, by nft: {:?}", started.elapsed());
+    }
+    for round in 4..=6 {
+        let change = build(7, endpoints - round);
+        let started = std::time::Instant::now();
+        let bytes = batch::encode(Family::V4, &table.replace(vec![change]).apply).unwrap();
+        inside(&namespace, || batch::run(&bytes)).unwrap();
+        eprintln!("one endpoint less, by messages: {:?}", started.elapsed());
     }
 }
