@@ -28,8 +28,10 @@ pub fn status(pod: &Pod, seen: &PodSeen, old: &PodStatus) -> PodStatus {
         resource_claim_statuses: old.resource_claim_statuses.clone(),
         ..PodStatus::default()
     };
-    // A pod that the node refused has no containers to speak of; clients then show the reason instead.
-    let refused = seen.failed.is_some() && seen.containers.is_empty() && old.container_statuses.is_none();
+    // A pod that the node refused, now or before the agent began, has no containers to speak of; clients then show the
+    // reason instead.
+    let over = seen.failed.is_some() || old.phase.as_deref() == Some("Failed");
+    let refused = over && seen.containers.is_empty() && old.container_statuses.is_none();
     if !refused {
         containers::fill(pod, seen, old, &mut new);
         whole::fill(pod, seen, &mut new);

@@ -216,6 +216,37 @@ fn a_terminal_phase_is_never_left_and_refused_pods_say_why() {
 }
 
 #[test]
+fn a_pod_that_was_refused_before_the_agent_began_has_no_containers_either() {
+    let pod = pod("a", "Always");
+    let refused = status(&pod, &seen(&pod, "failed Evicted"), &PodStatus::default());
+    assert_eq!(refused.container_statuses, None);
+    let again = status(&pod, &seen(&pod, "stopped"), &refused);
+    assert_eq!(again.container_statuses, None);
+    assert_eq!(
+        (again.phase, again.reason),
+        (Some("Failed".into()), Some("Evicted".into()))
+    );
+}
+
+#[test]
+fn a_pod_that_the_node_ends_is_over_only_when_its_containers_are() {
+    let pod = pod("a", "Always");
+    let running = status(&pod, &seen(&pod, "sandbox ready; a running"), &PodStatus::default());
+    let ending = seen(&pod, "sandbox ready; a running; failed Evicted; stopping");
+    let under_way = status(&pod, &ending, &running);
+    assert_eq!(
+        (under_way.phase.as_deref(), under_way.reason.as_deref()),
+        (Some("Running"), None)
+    );
+    let ended = seen(&pod, "sandbox dead; a exited 137 1s; failed Evicted; stopped");
+    let over = status(&pod, &ended, &under_way);
+    assert_eq!(
+        (over.phase.as_deref(), over.reason.as_deref()),
+        (Some("Failed"), Some("Evicted"))
+    );
+}
+
+#[test]
 fn a_deleted_pod_ends_by_what_its_containers_said_whatever_the_policy() {
     check(
         "a",
