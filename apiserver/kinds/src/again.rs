@@ -73,14 +73,28 @@ fn rule(kind: &Kind, subresource: &str) -> Again {
 pub fn validate_update(kind: &Kind, new: &Value, old: &Value, namespaced: bool, subresource: &str) -> FieldErrors {
     let rule = rule(kind, subresource);
     let mut errors = meta::validate_update(new, old, namespaced);
+    let mut change = Vec::new();
     if rule.change {
-        errors.extend(meta::validate_change(new, old));
-        errors.extend(meta::strange_finalizers(new));
+        change.extend(meta::validate_change(new, old));
+        change.extend(meta::strange_finalizers(new));
+    }
+    if !creation_first(kind) {
+        errors.append(&mut change);
     }
     for _ in 0..rule.creation {
         errors.extend(meta::validate_create(new, namespaced, kind.validate_name));
     }
+    errors.extend(change);
     errors
+}
+
+/// Whether the new object is looked at by itself before it is compared with the old one.
+fn creation_first(kind: &Kind) -> bool {
+    matches!(kind.group, "rbac.authorization.k8s.io" | "node.k8s.io")
+        || matches!(
+            kind.plural,
+            "namespaces" | "nodes" | "jobs" | "ipaddresses" | "storageclasses" | "resourceclaims" | "deviceclasses"
+        )
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::rules::{IMMUTABLE, Rules, keep_metadata, required};
 use crate::pod::scheduling;
 use crate::pod::volumes::csi_driver;
+use crate::pod::volumes::template_metadata;
 use crate::view::{View, equal, equal_as, invalid, strings};
 use crate::{internal, meta, nothing, resources};
 use serde_json::Value;
@@ -54,17 +55,7 @@ pub static CLAIM: Rules = Rules {
 pub static TEMPLATE: Rules = Rules {
     validate: |template| {
         let path = Path::new("spec");
-        let metadata = template.at("/spec/metadata");
-        let at = path.child("metadata");
-        let labels = metadata.entries("/labels").into_iter().flatten();
-        let labels = labels.map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default()));
-        let mut errors = meta::validate_annotations(metadata.at("/annotations"), &at.child("annotations"));
-        errors.extend(meta::validate_labels(labels, &at.child("labels")));
-        for (key, value) in metadata.as_object().into_iter().flatten() {
-            if !matches!(key.as_str(), "annotations" | "labels") && !crate::view::same(value, &Value::Null) {
-                errors.push(FieldError::forbidden(&at.child(key), "cannot be set"));
-            }
-        }
+        let mut errors = template_metadata(template.at("/spec/metadata"), &path.child("metadata"));
         errors.extend(devices(
             template.at("/spec/spec/devices"),
             &path.child("spec").child("devices"),

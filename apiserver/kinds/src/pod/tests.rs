@@ -159,6 +159,24 @@ fn a_stored_pod_changes_only_where_it_may() {
 }
 
 #[test]
+fn templates_for_claims_have_no_identity() {
+    let template = json!({"metadata": {"uid": "u", "name": "n", "finalizers": []}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}, "limits": {"storage": "1500m"}}}});
+    let pod = one(json!({"volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": template}}]}));
+    let at = "spec.volumes[0].ephemeral.volumeClaimTemplate";
+    assert_eq!(
+        texts(&(KIND.validate)(&pod))[..3],
+        ["name", "uID", "finalizers"].map(|key| format!("{at}.metadata.{key}: Forbidden: cannot be set"))
+    );
+    let fraction =
+        format!("{at}.spec.resources.limits[storage]: fractional byte value \"1500m\" is invalid, must be an integer");
+    assert!(
+        (KIND.warnings)(&pod, None).contains(&fraction),
+        "{:?}",
+        (KIND.warnings)(&pod, None)
+    );
+}
+
+#[test]
 fn amounts_in_a_status_are_rounded_up_to_a_thousandth() {
     let mut pod = one(json!({}));
     pod["status"] = json!({"allocatedResources": {"cpu": "1n"}, "containerStatuses": [{"name": "c", "resources": {"limits": {"cpu": "1u"}}}]});

@@ -597,19 +597,41 @@ fn ephemeral(source: &Value, volume: &str, pod_name: &str, path: &Path) -> Field
     errors
 }
 
-/// Faults of a template for claims.
-pub fn claim_template(template: &Value, path: &Path) -> FieldErrors {
-    let metadata = template.at("/metadata");
-    let place = path.child("metadata");
+/// Fields of metadata that templates for claims may not have, in upstream's order and with its names.
+const NOT_IN_TEMPLATES: &[(&str, &str)] = &[
+    ("name", "name"),
+    ("generateName", "generateName"),
+    ("namespace", "namespace"),
+    ("selfLink", "selfLink"),
+    ("uid", "uID"),
+    ("resourceVersion", "resourceVersion"),
+    ("generation", "generation"),
+    ("creationTimestamp", "creationTimestamp"),
+    ("deletionTimestamp", "deletionTimestamp"),
+    ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
+    ("ownerReferences", "ownerReferences"),
+    ("finalizers", "finalizers"),
+    ("managedFields", "managedFields"),
+];
+
+/// Faults of the metadata in a template for claims.
+pub fn template_metadata(metadata: &Value, place: &Path) -> FieldErrors {
     let mut errors = meta::validate_annotations(metadata.at("/annotations"), &place.child("annotations"));
     let labels = metadata.entries("/labels").into_iter().flatten();
     let labels = labels.map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default()));
     errors.extend(meta::validate_labels(labels, &place.child("labels")));
-    for (key, value) in metadata.as_object().into_iter().flatten() {
-        if !matches!(key.as_str(), "annotations" | "labels") && !crate::view::same(value, &Value::Null) {
-            errors.push(FieldError::forbidden(&place.child(key), "cannot be set"));
+    for (key, shown) in NOT_IN_TEMPLATES {
+        // A list that is there and empty counts as set.
+        if metadata.has(&format!("/{key}")) {
+            errors.push(FieldError::forbidden(&place.child(shown), "cannot be set"));
         }
     }
+    errors
+}
+
+/// Faults of a template for claims.
+pub fn claim_template(template: &Value, path: &Path) -> FieldErrors {
+    let mut errors = template_metadata(template.at("/metadata"), &path.child("metadata"));
     errors.extend(claim::validate_spec(template.at("/spec"), &path.child("spec")));
     errors
 }

@@ -218,6 +218,18 @@ fn volumes(list: &[Value], at: &Path, warnings: &mut Vec<String>) {
                 warnings.push(format!("{}: {why}", at.index(i).child(shown)));
             }
         }
+        let place = at
+            .index(i)
+            .child("ephemeral")
+            .child("volumeClaimTemplate")
+            .child("spec")
+            .child("resources");
+        for key in ["requests", "limits"] {
+            let amounts = volume
+                .at("/ephemeral/volumeClaimTemplate/spec/resources")
+                .at(&format!("/{key}"));
+            fraction(amounts, "storage", &place.child(key), warnings);
+        }
     }
     list.iter().for_each(|v| overlapping_files(v, warnings));
 }
@@ -309,16 +321,20 @@ fn repeated(list: &[Value], key: &str, at: &Path, warnings: &mut Vec<String>) {
 
 fn fractions(amounts: &Value, at: &Path, warnings: &mut Vec<String>) {
     for key in ["memory", "ephemeral-storage"] {
-        let Some(amount) = amounts.get(key).and_then(Value::as_str).map(quantity) else {
-            continue;
-        };
-        if !amount.is_integer() {
-            let shown = quote(&amount.to_string());
-            warnings.push(format!(
-                "{}: fractional byte value {shown} is invalid, must be an integer",
-                at.key(key)
-            ));
-        }
+        fraction(amounts, key, at, warnings);
+    }
+}
+
+fn fraction(amounts: &Value, key: &str, at: &Path, warnings: &mut Vec<String>) {
+    let Some(amount) = amounts.get(key).and_then(Value::as_str).map(quantity) else {
+        return;
+    };
+    if !amount.is_integer() {
+        let shown = quote(&amount.to_string());
+        warnings.push(format!(
+            "{}: fractional byte value {shown} is invalid, must be an integer",
+            at.key(key)
+        ));
     }
 }
 
