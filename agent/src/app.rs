@@ -231,6 +231,9 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         .await?;
     }
 
+    if let (Some(file), Some(key)) = (config.tls_cert_file.clone(), config.tls_private_key_file.clone()) {
+        tokio::spawn(certs::files::follow(file, key, certificate.clone()));
+    }
     if config.server_tls_bootstrap {
         let wish = certs::serving(&node, &addresses);
         let use_it = async move |new: &tls::Serving| certificate.set(new);

@@ -8,11 +8,13 @@
 //! | [`request`] | asks, and waits for the answer |
 //! | [`bootstrap`] | the first client certificate, and the kubeconfig that names it |
 //! | [`rotation`] | the loop |
+//! | [`files`] | instead, files that somebody else renews |
 //!
 //! What stays true: a certificate and its key lie in one file that only root may read, and are changed together.
 
 pub mod bootstrap;
 pub mod due;
+pub mod files;
 pub mod request;
 pub mod rotation;
 pub mod store;

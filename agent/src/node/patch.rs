@@ -56,7 +56,7 @@ pub fn change(old: &NodeStatus, new: &NodeStatus) -> Option<Change> {
             patch.insert(name, value);
         }
     }
-    (!patch.is_empty()).then(|| Change {
+    (!patch.is_empty()).then_some(Change {
         patch: Value::Object(patch),
         matters,
     })

@@ -202,6 +202,12 @@ impl Changing {
         *self.current.write() = Some(Arc::new(made));
         Ok(())
     }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.current.read().is_some()
+    }
 }
 
 impl ResolvesServerCert for Changing {
