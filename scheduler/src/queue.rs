@@ -2,7 +2,8 @@
 //!
 //! A pod is in one of three places: *active* (to be tried next, by priority and age), *backing off* (may be tried again
 //! from a moment on), or *unschedulable* (waits for an event that one of the plugins that refused it asked for, or for the
-//! five-minute flush). Pure: the caller passes the time. Delays are upstream's: 1 s doubling to 10 s per failed try.
+//! five-minute flush). Pure: the caller passes the time. Delays are upstream's: 1 s doubling to 10 s per failed try. When
+//! nothing is active, whoever backs off because it found no node need not wait: there is nobody it would hold up.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -97,6 +98,8 @@ pub struct Queue {
     entries: HashMap<PodKey, Entry>,
     active: BTreeSet<Rank>,
     backing_off: BTreeSet<(Instant, PodKey)>,
+    /// The same for those that met an error: they wait in any case.
+    erring: BTreeSet<(Instant, PodKey)>,
     /// Since when.
     unschedulable: BTreeSet<(Instant, PodKey)>,
     in_flight: BTreeSet<PodKey>,
@@ -114,6 +117,7 @@ impl Queue {
             entries: HashMap::new(),
             active: BTreeSet::new(),
             backing_off: BTreeSet::new(),
+            erring: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
             in_flight: BTreeSet::new(),
             arrivals: 0,
@@ -170,7 +174,10 @@ impl Queue {
         if let Some(entry) = self.entries.remove(key) {
             match entry.place {
                 Place::Active => self.active.remove(&rank(&entry)),
-                Place::BackingOff { until } => self.backing_off.remove(&(until, key.clone())),
+                Place::BackingOff { until } => {
+                    let known = (until, key.clone());
+                    self.backing_off.remove(&known) || self.erring.remove(&known)
+                }
                 Place::Unschedulable { since } => self.unschedulable.remove(&(since, key.clone())),
                 Place::InFlight { .. } => self.in_flight.remove(key),
             };
@@ -180,7 +187,14 @@ impl Queue {
     /// The next pod to try, if one is due.
     pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
         self.release(now);
-        let (.., key) = self.active.pop_first()?;
+        let key = match self.active.pop_first() {
+            Some((.., key)) => key,
+            None => {
+                let (_, key) = self.backing_off.pop_first()?;
+                self.came("active", "PopFromBackoffQ");
+                key
+            }
+        };
         let entry = self.entries.get_mut(&key)?;
         entry.place = Place::InFlight { woken: Vec::new() };
         self.in_flight.insert(key);
@@ -222,7 +236,7 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let until = now + self.backoff.after(entry.failures);
         entry.place = Place::BackingOff { until };
-        self.backing_off.insert((until, key.clone()));
+        self.erring.insert((until, key.clone()));
         self.came("backoff", "ScheduleAttemptFailure");
     }
 
@@ -250,7 +264,8 @@ impl Queue {
     /// When [`Self::pop`] may have something that it has not now.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        let backing_off = self.backing_off.first().map(|(at, _)| *at);
+        let backing_off = self.backing_off.first().into_iter().chain(self.erring.first());
+        let backing_off = backing_off.map(|(at, _)| *at).min();
         let flush = self.unschedulable.first().map(|(since, _)| *since + LONGEST_WAIT);
         backing_off.into_iter().chain(flush).min()
     }
@@ -260,7 +275,7 @@ impl Queue {
     pub fn counts(&self) -> Counts {
         Counts {
             active: self.active.len(),
-            backing_off: self.backing_off.len(),
+            backing_off: self.backing_off.len() + self.erring.len(),
             unschedulable: self.unschedulable.len(),
         }
     }
@@ -320,7 +335,7 @@ impl Queue {
 
     /// Moves to active what is due.
     fn release(&mut self, now: Instant) {
-        while let Some((_, key)) = pop_until(&mut self.backing_off, now) {
+        while let Some((_, key)) = pop_until(&mut self.backing_off, now).or_else(|| pop_until(&mut self.erring, now)) {
             self.activate(&key, "BackoffComplete");
         }
         let Some(long_ago) = now.checked_sub(LONGEST_WAIT) else {
@@ -404,11 +419,26 @@ mod tests {
         let (mut queue, now) = (Queue::new(ALL, Backoff::default()), Instant::now());
         queue.set(pod("a", 0), &[], now);
         let key = queue.pop(now).unwrap().key.clone();
+        queue.set(pod("b", 0), &[], now);
         queue.wake(ClusterEvent::NodeAdded, now);
         queue.failed(&key, &refused("NodeResourcesFit"), now);
-        assert_eq!(name(queue.pop(now)), None);
+        assert_eq!(
+            (queue.counts().backing_off, queue.next_due()),
+            (1, Some(now + Duration::from_secs(1)))
+        );
+        // Others first; but when there are none it need not wait.
+        assert_eq!(name(queue.pop(now)).as_deref(), Some("b"));
+        assert_eq!(name(queue.pop(now)).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn after_an_error_a_pod_waits_in_any_case() {
+        let (mut queue, now) = (Queue::new(ALL, Backoff::default()), Instant::now());
+        queue.set(pod("a", 0), &[], now);
+        let key = queue.pop(now).unwrap().key.clone();
+        queue.errored(&key, now);
         let second = now + Duration::from_secs(1);
-        assert_eq!(queue.next_due(), Some(second));
+        assert_eq!((name(queue.pop(now)), queue.next_due()), (None, Some(second)));
         assert_eq!(name(queue.pop(second)).as_deref(), Some("a"));
     }
 
