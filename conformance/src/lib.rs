@@ -12,6 +12,7 @@ pub mod kubectl;
 pub mod maps;
 pub mod namespace;
 pub mod process;
+pub mod transcript;
 pub mod wait;
 pub mod watch;
 
