@@ -255,7 +255,7 @@ where
     sender.send_request(request).await
 }
 
-/// What a backend says against a request: the beginning of its answer's body, without blanks at its end.
+/// The beginning of a backend's answer, without blanks at its end: what it says against a request, for instance.
 pub async fn error_text(answer: Response<Incoming>, most: usize) -> String {
     let mut body = answer.into_body();
     let mut text = Vec::new();

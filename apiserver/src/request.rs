@@ -124,7 +124,7 @@ async fn stages(api: &Arc<Api>, call: Arc<Call>) -> Result<Response<Body>, Statu
         return Err(Status::method_not_allowed());
     }
     if target.resource.is("", "componentstatuses") {
-        return subresources::component_status::serve(api_, ticket, &target);
+        return subresources::component_status::serve(api_, ticket, &target).await;
     }
     match authorized.info().verb.as_str() {
         // read
