@@ -10,6 +10,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
 use steersman_runtime::client::{ApiError, Patch};
 use steersman_runtime::events::EventType;
 use steersman_runtime::informer::IndexId;
@@ -31,7 +33,13 @@ struct Eviction {
     executor: Executor,
     /// Pods whose toleration is running, by UID, and since when.
     running: Mutex<HashMap<Key, (String, Instant)>>,
+    /// Upstream's `taint_eviction_controller_pod_deletions_total`, and how late each was.
+    deletions: Counter,
+    delay: Histogram,
 }
+
+/// Upper bounds in seconds, as upstream has them.
+const DELAYS: [f64; 12] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0];
 
 /// See the module.
 #[must_use]
@@ -48,6 +56,15 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
             nodes,
             executor,
             running: Mutex::default(),
+            deletions: Counter::default(),
+            delay: Histogram::new(DELAYS),
+        });
+        context.metrics.register(|registry| {
+            let deletions = "Total number of Pods deleted by TaintEvictionController since its start";
+            let delay = "Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController";
+            let name = "taint_eviction_controller_pod_deletion";
+            registry.register(format!("{name}s"), deletions, this.deletions.clone());
+            registry.register(format!("{name}_duration_seconds"), delay, this.delay.clone());
         });
         let queue = context.queue::<Key>();
         let adding = queue.clone();
@@ -152,6 +169,7 @@ async fn reconcile(this: Arc<Eviction>, key: Key) -> Result<Option<Duration>, St
         decide(tolerations(&pod), &taints)
     };
     let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let mut late = Duration::ZERO;
     let left = match stay {
         Stay::Forever => {
             let cancelled = this.running.lock().remove(&key).is_some();
@@ -169,6 +187,7 @@ async fn reconcile(this: Arc<Eviction>, key: Key) -> Result<Option<Duration>, St
             if entry.0 != uid {
                 *entry = (uid, Instant::now());
             }
+            late = entry.1.elapsed().saturating_sub(time);
             time.saturating_sub(entry.1.elapsed())
         }
     };
@@ -176,7 +195,13 @@ async fn reconcile(this: Arc<Eviction>, key: Key) -> Result<Option<Duration>, St
         return Ok(Some(left));
     }
     this.running.lock().remove(&key);
+    let begun = Instant::now();
     match this.evict(&key, &pod).await {
+        Ok(()) => {
+            this.deletions.inc();
+            this.delay.observe((late + begun.elapsed()).as_secs_f64());
+            Ok(None)
+        }
         Err(error) if !error.is_not_found() => Err(error.to_string()),
         _ => Ok(None),
     }
