@@ -42,8 +42,12 @@ impl<'a> Cycle<'a> {
             spread: vec![HashMap::new(); pod.spread_hard.len()],
         };
         let own = !pod.terms.required.is_empty() || !pod.terms.required_anti.is_empty();
-        for node in &snapshot.nodes {
-            // Most pods have no opinion of others: nodes know which have.
+        // Most pods have no opinion of others, and looking at thousands of nodes for nothing takes its time.
+        if !own && snapshot.opinionated == 0 && pod.spread_hard.is_empty() {
+            return cycle;
+        }
+        for node in snapshot.nodes.iter() {
+            // Nodes know which of their pods have one.
             if own || node.opinionated > 0 {
                 for other in node.pods.values().filter(|p| own || p.terms.any()) {
                     cycle.count_terms(pod, other, node, 1);

@@ -105,7 +105,8 @@ pub fn decide(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, start: usiz
     let cycle = Cycle::new(pod, snapshot, &profile.arguments);
     let start = if count == 0 { 0 } else { start % count };
     // Room was made there for this pod: nowhere else, as long as it fits.
-    let nominated = snapshot.nodes.iter().find(|n| n.name == pod.nominated());
+    let promised = Some(pod.nominated()).filter(|name| !name.is_empty());
+    let nominated = promised.and_then(|name| snapshot.nodes.iter().find(|n| n.name == name));
     if let Some(node) = nominated.filter(|node| rejection(plugins, pod, node, &cycle).is_none()) {
         return Placement::Node {
             name: node.name.clone(),

@@ -148,7 +148,7 @@ proptest! {
                 cache.assume(&pod, &name);
             }
         }
-        for node in cache.snapshot().nodes {
+        for node in cache.snapshot().nodes.iter() {
             prop_assert!(node.requested.milli_cpu <= node.allocatable.milli_cpu);
             prop_assert!(node.pods.len() as i64 <= node.allowed_pods);
         }

@@ -140,6 +140,8 @@ impl Scheduler {
             let pod = self.alike.with_defaults(&pod, &profile.arguments.spreading);
             let placement = decide(profile, &pod, &snapshot, start, rand::random());
             self.figures.decided(begun.elapsed());
+            // Before anything changes: see there.
+            drop(snapshot);
             let slot = tokio::select! {
                 slot = self.slots.clone().acquire_owned() => slot,
                 () = stop.cancelled() => return,

@@ -1,8 +1,8 @@
 //! The scheduler's picture of the cluster: nodes, and what the pods on them hold.
 //!
 //! [`Cache`] follows the informers and remembers pods that were *assumed*: placed by this scheduler, but not yet seen
-//! bound by a watch. A [`Snapshot`] is what one scheduling decision reads: cheap (a list of shared nodes), immutable.
-//! No clock, no client.
+//! bound by a watch. A [`Snapshot`] is what one scheduling decision reads: immutable, and free of cost as long as it is
+//! dropped before the next change (the lists are the cache's own then; otherwise they are copied). No clock, no client.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct NodeInfo {
     /// How many of its pods have an opinion about other pods.
     pub opinionated: usize,
     /// Bytes of each image that the node holds, by every name it goes by.
-    pub images: HashMap<String, i64>,
+    pub images: BTreeMap<String, i64>,
 }
 
 impl NodeInfo {
@@ -48,7 +48,7 @@ impl NodeInfo {
             non_zero_memory: 0,
             host_ports: Vec::new(),
             opinionated: 0,
-            images: HashMap::new(),
+            images: BTreeMap::new(),
         }
     }
 
@@ -107,10 +107,6 @@ impl NodeInfo {
         }
         Some(pod)
     }
-
-    fn is_empty(&self) -> bool {
-        self.node.is_none() && self.pods.is_empty()
-    }
 }
 
 /// Labels of namespaces, by name.
@@ -130,7 +126,11 @@ pub struct Budget {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Nodes that exist, sorted by name.
-    pub nodes: Vec<Arc<NodeInfo>>,
+    pub nodes: Arc<Vec<Arc<NodeInfo>>>,
+    /// How many pods on them have an opinion about other pods.
+    pub opinionated: usize,
+    /// How many of them hold an image, by every name it goes by.
+    pub image_holders: Arc<HashMap<String, usize>>,
     pub namespaces: Arc<Namespaces>,
     /// By node: waiting pods for which room was made there.
     pub nominated: Arc<BTreeMap<String, Vec<Arc<PodInfo>>>>,
@@ -140,13 +140,19 @@ pub struct Snapshot {
 /// The scheduler's memory. Fed by informers, by assuming and by forgetting.
 #[derive(Debug, Default)]
 pub struct Cache {
-    nodes: BTreeMap<String, Arc<NodeInfo>>,
+    /// Nodes that exist, sorted by name.
+    nodes: Arc<Vec<Arc<NodeInfo>>>,
+    /// Nodes that do not, with the pods that are said to be there.
+    ghosts: BTreeMap<String, NodeInfo>,
+    /// Of existing nodes.
+    opinionated: usize,
+    image_holders: Arc<HashMap<String, usize>>,
     /// Where each known pod stands.
     placed: HashMap<PodKey, Placed>,
     namespaces: Arc<Namespaces>,
     nominated: Arc<BTreeMap<String, Vec<Arc<PodInfo>>>>,
     budgets: BTreeMap<(String, String), Budget>,
-    snapshot: Option<Snapshot>,
+    listed_budgets: Arc<Vec<Budget>>,
 }
 
 #[derive(Debug)]
@@ -158,13 +164,40 @@ struct Placed {
 impl Cache {
     pub fn set_node(&mut self, node: Arc<Node>) {
         let name = node.metadata().name.clone().unwrap_or_default();
-        self.node_mut(&name).set_node(node);
+        let nodes = Arc::make_mut(&mut self.nodes);
+        let at = match position(nodes, &name) {
+            Ok(at) => at,
+            Err(at) => {
+                let info = self.ghosts.remove(&name).unwrap_or_else(|| NodeInfo::named(&name));
+                self.opinionated += info.opinionated;
+                nodes.insert(at, Arc::new(info));
+                at
+            }
+        };
+        let info = Arc::make_mut(&mut nodes[at]);
+        let before = std::mem::take(&mut info.images);
+        info.set_node(node);
+        if !before.keys().eq(info.images.keys()) {
+            let holders = Arc::make_mut(&mut self.image_holders);
+            before.keys().for_each(|image| forget_holder(holders, image));
+            for image in info.images.keys() {
+                *holders.entry(image.clone()).or_default() += 1;
+            }
+        }
     }
 
     pub fn remove_node(&mut self, name: &str) {
-        let info = self.node_mut(name);
+        let nodes = Arc::make_mut(&mut self.nodes);
+        let Ok(at) = position(nodes, name) else { return };
+        let mut info = Arc::unwrap_or_clone(nodes.remove(at));
+        self.opinionated -= info.opinionated;
+        let holders = Arc::make_mut(&mut self.image_holders);
+        info.images.keys().for_each(|image| forget_holder(holders, image));
+        info.images.clear();
         info.node = None;
-        self.drop_if_empty(name);
+        if !info.pods.is_empty() {
+            self.ghosts.insert(name.to_owned(), info);
+        }
     }
 
     /// A pod that a watch showed. Confirms an assumption, moves or removes as the object says. Pods that have finished
@@ -185,8 +218,9 @@ impl Cache {
     /// Forgets a pod that was deleted, has finished, or whose binding failed.
     pub fn remove_pod(&mut self, key: &PodKey) {
         if let Some(placed) = self.placed.remove(key) {
-            self.node_mut(&placed.node).remove(key);
-            self.drop_if_empty(&placed.node);
+            self.change(&placed.node, |node| {
+                node.remove(key);
+            });
         }
     }
 
@@ -212,7 +246,6 @@ impl Cache {
 
     /// A namespace's labels; `None` when it is gone.
     pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
-        self.snapshot = None;
         let namespaces = Arc::make_mut(&mut self.namespaces);
         match labels {
             Some(labels) => namespaces.insert(name.to_owned(), labels),
@@ -222,12 +255,12 @@ impl Cache {
 
     /// A PodDisruptionBudget; `None` when it is gone.
     pub fn set_budget(&mut self, namespace: &str, name: &str, budget: Option<Budget>) {
-        self.snapshot = None;
         let key = (namespace.to_owned(), name.to_owned());
         match budget {
             Some(budget) => self.budgets.insert(key, budget),
             None => self.budgets.remove(&key),
         };
+        self.listed_budgets = Arc::new(self.budgets.values().cloned().collect());
     }
 
     /// Room was made for a waiting pod on `node`; empty: not any more.
@@ -236,7 +269,6 @@ impl Cache {
         if node.is_empty() && !self.nominated.values().any(here) {
             return;
         }
-        self.snapshot = None;
         let nominated = Arc::make_mut(&mut self.nominated);
         nominated.retain(|_, pods| {
             pods.retain(|p| p.key != pod.key);
@@ -268,19 +300,17 @@ impl Cache {
         (self.nodes.len(), self.placed.len(), assumed)
     }
 
-    /// The current state, shared until the next change.
-    pub fn snapshot(&mut self) -> Snapshot {
-        if let Some(snapshot) = &self.snapshot {
-            return snapshot.clone();
-        }
-        let snapshot = Snapshot {
-            nodes: self.nodes.values().filter(|n| n.node.is_some()).cloned().collect(),
+    /// The current state.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            nodes: self.nodes.clone(),
+            opinionated: self.opinionated,
+            image_holders: self.image_holders.clone(),
             namespaces: self.namespaces.clone(),
             nominated: self.nominated.clone(),
-            budgets: Arc::new(self.budgets.values().cloned().collect()),
-        };
-        self.snapshot = Some(snapshot.clone());
-        snapshot
+            budgets: self.listed_budgets.clone(),
+        }
     }
 
     fn place(&mut self, info: PodInfo, assumed: bool) {
@@ -295,22 +325,36 @@ impl Cache {
                 assumed,
             },
         );
-        self.node_mut(&node).add(Arc::new(info));
+        self.change(&node, |node| node.add(Arc::new(info)));
     }
 
-    /// Gives a node to change. Snapshots that share it keep the old state.
-    fn node_mut(&mut self, name: &str) -> &mut NodeInfo {
-        self.snapshot = None;
-        let node = self
-            .nodes
-            .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(NodeInfo::named(name)));
-        Arc::make_mut(node)
+    /// Changes the pods of a node. Snapshots that share it keep the old state.
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut NodeInfo)) {
+        if let Ok(at) = position(&self.nodes, name) {
+            let info = Arc::make_mut(&mut Arc::make_mut(&mut self.nodes)[at]);
+            let before = info.opinionated;
+            change(info);
+            self.opinionated = self.opinionated + info.opinionated - before;
+            return;
+        }
+        let ghost = self.ghosts.entry(name.to_owned());
+        let ghost = ghost.or_insert_with(|| NodeInfo::named(name));
+        change(ghost);
+        if ghost.pods.is_empty() {
+            self.ghosts.remove(name);
+        }
     }
+}
 
-    fn drop_if_empty(&mut self, name: &str) {
-        if self.nodes.get(name).is_some_and(|n| n.is_empty()) {
-            self.nodes.remove(name);
+fn position(nodes: &[Arc<NodeInfo>], name: &str) -> Result<usize, usize> {
+    nodes.binary_search_by(|node| node.name.as_str().cmp(name))
+}
+
+fn forget_holder(holders: &mut HashMap<String, usize>, image: &str) {
+    if let Some(count) = holders.get_mut(image) {
+        *count -= 1;
+        if *count == 0 {
+            holders.remove(image);
         }
     }
 }
@@ -328,7 +372,8 @@ mod tests {
     }
 
     fn node(name: u8) -> Arc<Node> {
-        let status = json!({"allocatable": {"cpu": "4", "memory": "1Gi", "pods": "10"}});
+        let status = json!({"allocatable": {"cpu": "4", "memory": "1Gi", "pods": "10"},
+            "images": [{"names": ["i:1", "i@sha256:x"], "sizeBytes": 5}]});
         Arc::new(Node::from_value(&json!({"metadata": {"name": format!("n{name}")}, "status": status})).unwrap())
     }
 
@@ -372,7 +417,10 @@ mod tests {
                 }
             }
             let mut seen = 0;
-            for node in cache.nodes.values() {
+            prop_assert!(cache.nodes.is_sorted_by_key(|n| &n.name) && cache.nodes.iter().all(|n| n.node.is_some()));
+            prop_assert!(cache.ghosts.values().all(|n| n.node.is_none() && !n.pods.is_empty()));
+            prop_assert_eq!(cache.image_holders.get("i:1").copied().unwrap_or_default(), cache.nodes.len());
+            for node in cache.nodes.iter().map(AsRef::as_ref).chain(cache.ghosts.values()) {
                 let sum: i64 = node.pods.values().map(|p| p.requests.exact.milli_cpu).sum();
                 prop_assert_eq!(sum, node.requested.milli_cpu);
                 prop_assert_eq!(node.pods.len(), node.host_ports.len());

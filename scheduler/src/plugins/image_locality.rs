@@ -27,12 +27,7 @@ fn score(pod: &PodInfo, node: &NodeInfo, cycle: &Cycle<'_>) -> i64 {
     let images: Vec<String> = containers.filter_map(|c| c.image.as_deref()).map(with_tag).collect();
     let held = images.iter().filter_map(|image| {
         let size = node.images.get(image)?;
-        let holders = cycle
-            .snapshot
-            .nodes
-            .iter()
-            .filter(|n| n.images.contains_key(image))
-            .count();
+        let holders = cycle.snapshot.image_holders.get(image).copied().unwrap_or_default();
         Some((*size as f64 * holders as f64 / cycle.snapshot.nodes.len().max(1) as f64) as i64)
     });
     let sum: i64 = held.sum();

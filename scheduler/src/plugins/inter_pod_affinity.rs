@@ -77,11 +77,11 @@ fn score(pod: &PodInfo, nodes: &[&Arc<NodeInfo>], cycle: &Cycle<'_>) -> Vec<i64>
     let wishes = !pod.terms.preferred.is_empty() || !pod.terms.preferred_anti.is_empty();
     let namespaces = &cycle.snapshot.namespaces;
     let required_weight = cycle.arguments.hard_pod_affinity_weight;
-    if !wishes && cycle.arguments.ignore_preferred_terms_of_existing_pods {
+    if !wishes && (cycle.snapshot.opinionated == 0 || cycle.arguments.ignore_preferred_terms_of_existing_pods) {
         return vec![0; nodes.len()];
     }
     let mut sums: HashMap<(&str, &str), i64> = HashMap::new();
-    for node in &cycle.snapshot.nodes {
+    for node in cycle.snapshot.nodes.iter() {
         if !wishes && node.opinionated == 0 {
             continue;
         }
