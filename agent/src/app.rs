@@ -279,6 +279,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         }),
         pressure: context.pressure.clone(),
         registered: registered.clone(),
+        known: parking_lot::Mutex::default(),
     };
     tokio::spawn(updater.run());
     registered.notified().await;

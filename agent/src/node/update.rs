@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde_json::json;
-use steersman_cri::Runtime;
+use steersman_cri::{Runtime, v1};
 use steersman_runtime::client::{ApiError, Patch};
 use steersman_runtime::events::{EventType, Recorder};
 use steersman_runtime::{Client, Event, Informer, ListOptions};
@@ -27,6 +28,8 @@ use crate::eviction::Pressure;
 const EAGER: Duration = Duration::from_millis(100);
 const EAGER_FOR: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(200);
+/// A runtime that has not answered for so long is down. Upstream's `maxWaitForContainerRuntime`.
+const RUNTIME_DOWN: Duration = Duration::from_secs(30);
 /// Upstream waits up to 7 s; a cluster that starts is served sooner by asking more often.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
@@ -48,6 +51,28 @@ pub struct NodeUpdater {
     pub pressure: Arc<Pressure>,
     /// Told once the object exists.
     pub registered: Arc<Notify>,
+    /// What the runtime said last.
+    pub known: Mutex<Option<Known>>,
+}
+
+/// The runtime's answers.
+#[derive(Clone)]
+pub struct Known {
+    at: Instant,
+    version: String,
+    status: v1::StatusResponse,
+    images: Vec<v1::Image>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            at: Instant::now(),
+            version: String::new(),
+            status: v1::StatusResponse::default(),
+            images: Vec::new(),
+        }
+    }
 }
 
 /// What became of a look.
@@ -131,27 +156,43 @@ impl NodeUpdater {
 
     async fn look(&self) -> NodeSeen {
         let mut problems = (self.health)();
-        let version = self.runtime.version().await;
-        let answer = self.runtime.status().await;
-        match &answer {
-            Err(_) => problems.push("container runtime is down".into()),
-            Ok(answer) => problems.extend(runtime_problems(answer)),
+        self.ask_runtime().await;
+        let known = self.known.lock().clone();
+        match &known {
+            Some(known) if known.at.elapsed() < RUNTIME_DOWN => problems.extend(runtime_problems(&known.status)),
+            _ => problems.push("container runtime is down".into()),
         }
-        let answer = answer.unwrap_or_default();
+        let known = known.unwrap_or_default();
         NodeSeen {
             now: Timestamp::now(),
             name: self.name.clone(),
             addresses: self.addresses.clone(),
             machine: self.machine.clone(),
             available: Available::read(&self.root),
-            runtime_version: version
-                .map(|v| format!("{}://{}", v.runtime_name, v.runtime_version))
-                .unwrap_or_default(),
+            runtime_version: known.version,
             problems,
-            images: self.runtime.list_images().await.unwrap_or_default(),
-            supplemental_groups_policy: answer.features.as_ref().map(|f| f.supplemental_groups_policy),
-            handlers: answer.runtime_handlers,
+            images: known.images,
+            supplemental_groups_policy: known.status.features.as_ref().map(|f| f.supplemental_groups_policy),
+            handlers: known.status.runtime_handlers,
             short_of: self.pressure.now(),
+        }
+    }
+
+    /// Keeps what the runtime answers. While it does not, what it said last counts: a restart of the runtime changes
+    /// nothing about the node.
+    async fn ask_runtime(&self) {
+        let (version, status, images) = tokio::join!(
+            self.runtime.version(),
+            self.runtime.status(),
+            self.runtime.list_images()
+        );
+        if let (Ok(version), Ok(status), Ok(images)) = (version, status, images) {
+            *self.known.lock() = Some(Known {
+                at: Instant::now(),
+                version: format!("{}://{}", version.runtime_name, version.runtime_version),
+                status,
+                images,
+            });
         }
     }
 
@@ -278,7 +319,7 @@ fn is_ready(status: &NodeStatus) -> bool {
 }
 
 /// What the runtime itself says is not working.
-fn runtime_problems(answer: &steersman_cri::v1::StatusResponse) -> Vec<String> {
+fn runtime_problems(answer: &v1::StatusResponse) -> Vec<String> {
     let conditions = answer
         .status
         .as_ref()
