@@ -10,7 +10,7 @@ use steersman_schema::status::Status;
 
 use crate::api::Api;
 use crate::body::Body;
-use crate::call::Authorized;
+use crate::call::{Authorized, Call};
 use crate::{discovery, health, respond};
 
 /// The version this server speaks as. Clients compare major and minor.
@@ -35,6 +35,7 @@ pub async fn serve(api: &Arc<Api>, ticket: &Authorized) -> Result<Response<Body>
         "/" | "" => respond::plain(200, "application/json", pretty(&json!({"paths": index(api)}))),
         "/version" => respond::plain(200, "application/json", pretty(&version())),
         "/metrics" => respond::plain(200, "text/plain; version=0.0.4; charset=utf-8", api.metrics.render(api)),
+        "/openapi/v2" => openapi_older(call),
         "/openapi/v3" => openapi_index(api),
         oidc::KEYS_PATH => public(respond::plain(
             200,
@@ -122,6 +123,7 @@ fn index(api: &Api) -> Vec<String> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",
         "/readyz",
@@ -136,6 +138,18 @@ fn index(api: &Api) -> Vec<String> {
 fn openapi_index(api: &Api) -> Response<Body> {
     let index = openapi::v3_index(|group, version| api.resources.serves(group, version));
     respond::plain(200, "application/json", index.to_string())
+}
+
+fn openapi_older(call: &Call) -> Response<Body> {
+    let accepted = call.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let protobuf = accepted.is_some_and(|types| openapi::v2::PROTOBUF.iter().any(|t| types.contains(t)));
+    let (media, document) = if protobuf {
+        (openapi::v2::PROTOBUF[1], openapi::v2::protobuf())
+    } else {
+        ("application/json", openapi::v2::json())
+    };
+    let gzip = crate::negotiate::accepts_gzip(&call.headers);
+    respond::compressed(gzip, 200, media, document.clone())
 }
 
 fn openapi_document(ticket: &Authorized, path: &str) -> Result<Response<Body>, Status> {

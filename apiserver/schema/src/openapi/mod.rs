@@ -7,6 +7,7 @@
 mod descriptions;
 mod paths;
 mod schema;
+pub mod v2;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
