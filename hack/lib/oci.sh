@@ -19,12 +19,13 @@ layout_begin() {
   esac
 }
 
-# blob FILE: moves it to its place by digest; prints "DIGEST SIZE"
+# blob FILE: moves it to its place by digest; prints "DIGEST SIZE", last, because who reads that writes FILE anew.
 blob() {
-  local digest
+  local digest size
   digest=$(sha256sum "$1" | cut -d' ' -f1)
-  echo "sha256:$digest $(stat -c %s "$1")"
+  size=$(stat -c %s "$1")
   mv "$1" "$layout/blobs/sha256/$digest"
+  echo "sha256:$digest $size"
 }
 
 # layer FOLDER: prints "DIGEST SIZE". Permission bits are kept, everything belongs to root.
