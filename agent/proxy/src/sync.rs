@@ -27,7 +27,7 @@ use crate::health_ports::HealthPorts;
 use crate::metrics::ProxyMetrics;
 use crate::rules::{self, Fragment};
 use crate::stale::{self, Fronts};
-use crate::table::{Owner, Table};
+use crate::table::{Command, Owner, Table};
 use crate::{base, conntrack, kernel, nft, now};
 
 /// Whose slices these are.
@@ -340,7 +340,9 @@ impl Sync {
                 self.ports.want(owner, family, fragment.health_check.as_ref());
             }
             let base = base::commands(family, &self.node, &self.settings, &self.service_ranges);
-            nft::run(family, &table.rebuild(base)).await?;
+            let mut commands = table.rebuild(base);
+            commands.extend(clients(family, table.client_sets()).await);
+            nft::run(family, &commands).await?;
             let handle = kernel::table_handle(family).unwrap_or_else(|error| {
                 info!(%error, "the kernel does not say which tables it has");
                 None
@@ -371,4 +373,16 @@ impl Sync {
             Err(error) => warn!(%error, "looking for stale UDP connections"),
         }
     }
+}
+
+/// What makes clients stick to their endpoints although the sets that say so are made anew. Best effort.
+async fn clients(family: Family, sets: Vec<String>) -> Vec<Command> {
+    if sets.is_empty() {
+        return Vec::new();
+    }
+    let kept = tokio::task::spawn_blocking(move || kernel::keep_clients(family, &sets)).await;
+    kept.map_err(std::io::Error::other).flatten().unwrap_or_else(|error| {
+        warn!(%family, %error, "clients may be sent to other endpoints");
+        Vec::new()
+    })
 }

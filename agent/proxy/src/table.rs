@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use crate::family::Family;
 use crate::rules::{Fragment, Map};
@@ -37,6 +38,8 @@ pub enum Command {
     /// Map, key, verdict (empty in plain sets).
     AddElement(Map, String, String),
     DeleteElement(Map, String),
+    /// Set of the clients that stick to an endpoint, one of them, and the seconds that it still does.
+    AddClient(String, IpAddr, u64),
 }
 
 /// What a change asks for: `apply` at once and atomically, `cleanup` in a second transaction, because kernels before 6.x
@@ -136,6 +139,12 @@ impl Table {
     pub fn cleaned(&mut self) {
         self.left_chains.clear();
         self.left_sets.clear();
+    }
+
+    /// The sets of clients that stick to endpoints.
+    #[must_use]
+    pub fn client_sets(&self) -> Vec<String> {
+        self.fragments.values().flat_map(|f| f.sets.keys().cloned()).collect()
     }
 
     /// Everything, from nothing, in one transaction: `base` makes the parts that belong to no Service.
@@ -264,6 +273,9 @@ pub fn script(family: Family, commands: &[Command]) -> String {
                 writeln!(text, " }}")
             }
             Command::DeleteElement(map, key) => writeln!(text, "delete element {table} {} {{ {key} }}", map.name()),
+            Command::AddClient(set, client, seconds) => {
+                writeln!(text, "add element {table} {set} {{ {client} expires {seconds}s }}")
+            }
         };
     }
     text

@@ -369,6 +369,37 @@ fn a_table_that_was_taken_away_is_noticed() {
     assert!(handle().is_some() && handle() != first);
 }
 
+#[test]
+fn clients_stick_to_their_endpoint_when_everything_is_made_anew() {
+    let Some(namespace) = Namespace::new() else { return };
+    let mut table = Table::new(Family::V4);
+    let both = ["10.231.1.2", "10.231.1.3"];
+    let _ = table.replace(vec![(owner(), Some(web(&both, true)))]);
+    let base = || base::commands(Family::V4, &node(), &settings(), &[]);
+    let keep = |table: &Table| {
+        inside(&namespace, || {
+            kernel::keep_clients(Family::V4, &table.client_sets()).unwrap()
+        })
+    };
+    assert_eq!(keep(&table), vec![], "no table yet");
+    namespace.nft(Family::V4, &table.rebuild(base()));
+    assert_eq!(keep(&table), vec![], "no client yet");
+    let servers = ["10.231.1.2:8080", "10.231.1.3:8080"];
+    let first = namespace.ask(&servers, "10.232.0.5:80");
+    assert_eq!(first.len(), 1, "{first:?}");
+    let kept = keep(&table);
+    assert!(
+        matches!(kept.as_slice(), [Command::AddClient(_, _, left)] if (10_000..=10_800).contains(left)),
+        "{kept:?}"
+    );
+    for _ in 0..4 {
+        let mut commands = table.rebuild(base());
+        commands.extend(keep(&table));
+        namespace.nft(Family::V4, &commands);
+        assert_eq!(namespace.ask(&servers, "10.232.0.5:80"), first);
+    }
+}
+
 /// The table's blocks, sorted: chains come in the order in which they were made.
 fn blocks(text: &str) -> Vec<String> {
     let body = text.split_once('\n').map(|(_, rest)| rest).unwrap_or_default();

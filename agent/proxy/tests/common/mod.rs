@@ -113,6 +113,7 @@ impl Model {
                 );
             }
             Command::DeleteSet(name) => assert!(self.sets.remove(name).is_some(), "delete: no set {name}"),
+            Command::AddClient(set, ..) => assert!(self.sets.contains_key(set), "client: no set {set}"),
             Command::AddMap(map) => assert!(self.maps.insert(*map), "map twice"),
             Command::AddElement(map, key, value) => {
                 let before = self.elements.insert((*map, key.clone()), value.clone());
