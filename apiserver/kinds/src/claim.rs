@@ -150,12 +150,12 @@ pub fn validate_spec(spec: &Value, path: &Path) -> FieldErrors {
         }
         Some(_) => {}
     }
-    for key in ["storageClassName", "volumeAttributesClassName"] {
-        let own = spec.get(key).and_then(Value::as_str).unwrap_or_default();
-        if !own.is_empty() {
-            errors.extend(invalid(&path.child(key), own, name::dns1123_subdomain(own)));
-        }
-    }
+    let class = |key: &str| {
+        let own = spec.get(key).and_then(Value::as_str).filter(|own| !own.is_empty());
+        own.map(|own| invalid(&path.child(key), own, name::dns1123_subdomain(own)))
+            .unwrap_or_default()
+    };
+    errors.extend(class("storageClassName"));
     if let Some(mode) = spec
         .at("/volumeMode")
         .as_str()
@@ -182,6 +182,7 @@ pub fn validate_spec(spec: &Value, path: &Path) -> FieldErrors {
     } else if !old.is_null() && !new.is_null() && !same(old, new) {
         errors.push(FieldError::invalid(path, json!({}), "must match dataSourceRef"));
     }
+    errors.extend(class("volumeAttributesClassName"));
     errors
 }
 

@@ -114,8 +114,12 @@ pub fn as_stored(resource: &Resource, value: &mut Value) {
     if matches!(resource.group(), "apiextensions.k8s.io" | "apiregistration.k8s.io") {
         return;
     }
-    if let Some(ty) = facts().kind_of(&resource.api_version, &resource.gvk.kind) {
-        codec::forget::empties(value, ty);
+    if let Some(ty) = facts().kind_of(&resource.api_version, &resource.gvk.kind)
+        && codec::forget::empties(value, ty)
+    {
+        // What is read back is defaulted, and what was there and empty is not there now.
+        defaults::apply(value);
+        (resource.kind.default)(value);
     }
 }
 

@@ -6,16 +6,21 @@ use serde_json::Value;
 
 use crate::facts::{Shape, Ty, Type};
 
-/// Removes empty lists and maps from an object of type `ty`, where protobuf could not tell them from absent ones.
-pub fn empties(value: &mut Value, ty: &Type) {
-    let Value::Object(map) = value else { return };
+/// Removes empty lists and maps from an object of type `ty`, where protobuf could not tell them from absent ones. Says
+/// whether there were any.
+pub fn empties(value: &mut Value, ty: &Type) -> bool {
+    let Value::Object(map) = value else { return false };
+    let mut any = false;
     map.retain(|key, value| match ty.field(key) {
         Some(field) => {
-            below(value, field.ty);
-            !empty(value, field.ty)
+            any |= below(value, field.ty);
+            let gone = empty(value, field.ty);
+            any |= gone;
+            !gone
         }
         None => true,
     });
+    any
 }
 
 /// Whether protobuf takes a field of type `ty` that holds `value` for one that is not there.
@@ -28,11 +33,13 @@ fn empty(value: &Value, ty: &Ty) -> bool {
     }
 }
 
-fn below(value: &mut Value, ty: &Ty) {
+fn below(value: &mut Value, ty: &Ty) -> bool {
+    // Every element is looked at, whatever the ones before it had.
+    let all = |found: &mut dyn Iterator<Item = bool>| found.fold(false, |any, one| any | one);
     match (&ty.shape, value) {
-        (Shape::List(inner), Value::Array(list)) => list.iter_mut().for_each(|item| below(item, inner)),
-        (Shape::Map(inner), Value::Object(map)) => map.values_mut().for_each(|item| below(item, inner)),
-        (Shape::SchemaOrArray(inner), Value::Array(list)) => list.iter_mut().for_each(|item| empties(item, inner)),
+        (Shape::List(inner), Value::Array(list)) => all(&mut list.iter_mut().map(|item| below(item, inner))),
+        (Shape::Map(inner), Value::Object(map)) => all(&mut map.values_mut().map(|item| below(item, inner))),
+        (Shape::SchemaOrArray(inner), Value::Array(list)) => all(&mut list.iter_mut().map(|item| empties(item, inner))),
         (
             Shape::Struct(inner)
             | Shape::SchemaOrArray(inner)
@@ -40,7 +47,7 @@ fn below(value: &mut Value, ty: &Ty) {
             | Shape::SchemaOrStrings(inner),
             value,
         ) => empties(value, inner),
-        _ => {}
+        _ => false,
     }
 }
 
@@ -101,7 +108,8 @@ mod tests {
     fn empty_lists_and_maps_are_forgotten_at_any_depth() {
         let mut value =
             json!({"rules": [{"verbs": [], "apiGroups": [""]}], "metadata": {"finalizers": [], "labels": {}}});
-        empties(&mut value, role());
+        assert!(empties(&mut value, role()));
+        assert!(!empties(&mut value, role()));
         assert_eq!(value, json!({"rules": [{"apiGroups": [""]}], "metadata": {}}));
     }
 
