@@ -118,7 +118,6 @@ fn the_nodes_figures_have_upstreams_names() {
     for pointer in [
         "/cpu/usageCoreNanoSeconds",
         "/memory/workingSetBytes",
-        "/process_stats/process_count",
         "/ephemeral-storage/usedBytes",
         "/containers/0/rootfs/usedBytes",
         "/containers/0/logs/usedBytes",
