@@ -70,7 +70,7 @@ impl Manager {
     async fn look(&self, history: &mut History, may_act: bool) -> Vec<String> {
         // Before the figures: whoever comes in between is not among those about whom nothing is known.
         let mut active = self.pods.active();
-        let summary = match self.figures.summary().await {
+        let summary = match self.figures.summary(false).await {
             Ok(summary) => summary,
             Err(e) => {
                 tracing::warn!(error = %e, "Eviction manager: failed to get summary stats");
@@ -164,7 +164,7 @@ impl Manager {
         }
         self.collector.remove_dead_containers().await;
         self.collector.remove_unused_images().await;
-        match self.figures.summary().await {
+        match self.figures.summary(false).await {
             Ok(summary) => crossed(&self.thresholds, &observations(&summary), true).is_empty(),
             Err(_) => false,
         }

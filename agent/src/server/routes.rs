@@ -60,7 +60,7 @@ fn metrics(body: &str) -> Response<Body> {
 }
 
 async fn summary(server: &Server) -> Response<Body> {
-    match server.figures.summary().await {
+    match server.figures.summary(true).await {
         Ok(summary) => super::json(&serde_json::to_value(&summary).unwrap_or_default()),
         Err(e) => text(
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -25,7 +25,7 @@ pub async fn resource(server: &Server) -> String {
         "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
         "gauge",
     );
-    match server.figures.summary().await {
+    match server.figures.summary(false).await {
         Ok(summary) => {
             page.add("resource_scrape_error", &[], 0.0, None);
             resource_page(&mut page, &summary);
@@ -228,7 +228,7 @@ pub async fn cadvisor(server: &Server) -> String {
     ] {
         page.family(name, help, kind);
     }
-    let summary = server.figures.summary().await;
+    let summary = server.figures.summary(true).await;
     page.add(
         "container_scrape_error",
         &[],

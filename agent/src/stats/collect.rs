@@ -62,13 +62,13 @@ impl Figures {
         }
     }
 
-    /// Everything as it is now.
+    /// Everything as it is now; what went over the pods' networks only on request, since every one has to be entered.
     ///
     /// # Errors
     /// When the runtime does not say which containers run and what they use.
-    pub async fn summary(&self) -> Result<Summary, CriError> {
+    pub async fn summary(&self, networks: bool) -> Result<Summary, CriError> {
         let pods = self.pods.list();
-        let answers = self.ask(&pods).await?;
+        let answers = self.ask(&pods, networks).await?;
         let mut wanted = HashSet::from(["node".to_owned(), "pods".to_owned()]);
         let mut summary = Summary {
             node: self.node(&answers),
@@ -109,13 +109,20 @@ impl Figures {
         Some(PathBuf::from(&all.first()?.fs_id.as_ref()?.mountpoint))
     }
 
-    async fn ask(&self, pods: &[Arc<Pod>]) -> Result<Answers, CriError> {
+    async fn ask(&self, pods: &[Arc<Pod>], networks: bool) -> Result<Answers, CriError> {
         let runtime = self.context.runtime.as_ref();
         let filter = v1::ContainerFilter::default();
+        let of_networks = async {
+            if networks {
+                runtime.list_sandbox_stats().await.unwrap_or_default()
+            } else {
+                Vec::new()
+            }
+        };
         let (stats, containers, networks, image_fs) = tokio::join!(
             runtime.list_stats(),
             runtime.list_containers(filter),
-            runtime.list_sandbox_stats(),
+            of_networks,
             self.image_fs()
         );
         let folders: HashSet<PathBuf> = pods.iter().flat_map(|p| self.folders(p)).collect();
@@ -126,7 +133,7 @@ impl Figures {
         Ok(Answers {
             stats: stats?,
             containers: containers?,
-            networks: networks.unwrap_or_default().iter().filter_map(network).collect(),
+            networks: networks.iter().filter_map(network).collect(),
             now,
             node_fs: file_system(&self.context.root, now),
             image_fs,
