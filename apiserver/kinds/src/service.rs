@@ -273,15 +273,18 @@ fn validate(service: &Value, old: Option<&Value>) -> FieldErrors {
     } else if own == "LoadBalancer" && !spec.has("/allocateLoadBalancerNodePorts") {
         errors.push(FieldError::required(&Path::new("allocateLoadBalancerNodePorts"), ""));
     }
-    if let Some(class) = spec.at("/loadBalancerClass").as_str() {
-        let place = path.child("loadBalancerClass");
-        match own {
-            "LoadBalancer" => errors.extend(invalid(&place, class, name::qualified_name(class))),
-            _ => errors.push(FieldError::forbidden(&place, LB_ONLY)),
-        }
-    }
+    errors.extend(balancer_class(service, &path));
     errors.extend(traffic(service, &path));
     errors
+}
+
+fn balancer_class(service: &Value, path: &Path) -> FieldErrors {
+    let place = path.child("loadBalancerClass");
+    match service.at("/spec/loadBalancerClass").as_str() {
+        Some(class) if kind(service) == "LoadBalancer" => invalid(&place, class, name::qualified_name(class)),
+        Some(_) => vec![FieldError::forbidden(&place, LB_ONLY)],
+        None => Vec::new(),
+    }
 }
 
 fn text(value: &Value) -> String {
@@ -612,6 +615,8 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
         let shown = BadValue::Raw(go_json(class));
         errors.push(FieldError::invalid(&path.child("loadBalancerClass"), shown, FIXED));
     }
+    // Upstream looks at it here and again in what every Service must be.
+    errors.extend(balancer_class(new, &path));
     let port = |s: &Value| s.int("/spec/healthCheckNodePort");
     if needs_health_check(new) && needs_health_check(old) && port(new) != port(old) {
         errors.push(FieldError::forbidden(

@@ -174,6 +174,7 @@ fn validate(object: &Value, old: Option<&Value>) -> FieldErrors {
             errors.extend(workload::validate_match(spec.at("/selector"), &pod, &at));
             let before = old.map(|o| with_claims(o.at("/spec")));
             errors.extend(template::validate(&pod, before.as_ref(), &at));
+            errors.extend(template::validate_metadata(&pod, &at));
         }
     }
     errors.extend(workload::keeps_running(spec.at("/template"), "StatefulSet", &at));

@@ -72,18 +72,7 @@ fn checked(template: &Value, path: &Path, lenient: bool) -> FieldErrors {
         lenient,
         labelled: false,
     };
-    let labels = template.entries("/metadata/labels").into_iter().flatten();
-    let labels = labels.map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default()));
-    // Upstream leaves `metadata` out of these two paths.
-    let mut errors = meta::validate_labels(labels, &path.child("labels"));
-    let place = path.child("annotations");
-    errors.extend(meta::validate_annotations(template.at("/metadata/annotations"), &place));
-    errors.extend(annotations(
-        template.at("/metadata/annotations"),
-        template.at("/spec"),
-        &place,
-        options,
-    ));
+    let mut errors = checked_metadata(template, path, options);
     let at = path.child("spec");
     errors.extend(spec::validate(template.at("/spec"), &Value::Null, &at, options));
     errors.extend(profiles_match(template.at("/metadata"), template.at("/spec"), &at));
@@ -91,6 +80,28 @@ fn checked(template: &Value, path: &Path, lenient: bool) -> FieldErrors {
         let why = "ephemeral containers not allowed in pod template";
         errors.push(FieldError::forbidden(&at.child("ephemeralContainers"), why));
     }
+    errors
+}
+
+/// Faults of a template's labels and annotations alone: some kinds look at them twice.
+pub fn validate_metadata(template: &Value, path: &Path) -> FieldErrors {
+    let options = Options {
+        pod: false,
+        lenient: false,
+        labelled: false,
+    };
+    checked_metadata(template, path, options)
+}
+
+fn checked_metadata(template: &Value, path: &Path, options: Options) -> FieldErrors {
+    let labels = template.entries("/metadata/labels").into_iter().flatten();
+    let labels = labels.map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default()));
+    // Upstream leaves `metadata` out of these two paths.
+    let mut errors = meta::validate_labels(labels, &path.child("labels"));
+    let place = path.child("annotations");
+    let own = template.at("/metadata/annotations");
+    errors.extend(meta::validate_annotations(own, &place));
+    errors.extend(annotations(own, template.at("/spec"), &place, options));
     errors
 }
 
