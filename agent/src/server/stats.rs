@@ -25,14 +25,22 @@ pub async fn resource(server: &Server) -> String {
         "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
         "gauge",
     );
+    // The older name of the same.
+    page.family(
+        "scrape_error",
+        "[ALPHA] 1 if there was an error while getting container metrics, 0 otherwise",
+        "gauge",
+    );
     match server.figures.summary(false).await {
         Ok(summary) => {
             page.add("resource_scrape_error", &[], 0.0, None);
+            page.add("scrape_error", &[], 0.0, None);
             resource_page(&mut page, &summary);
         }
         Err(e) => {
             tracing::error!(error = %e, "Error getting summary for resourceMetric prometheus endpoint");
             page.add("resource_scrape_error", &[], 1.0, None);
+            page.add("scrape_error", &[], 1.0, None);
         }
     }
     page.text()
