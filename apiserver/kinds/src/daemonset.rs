@@ -32,7 +32,11 @@ pub static KIND: Kind = Kind {
     warnings: |new, old| workload::warnings(new, old, false),
     validate_name: meta::name_subdomain,
     status: Some(Status {
-        prepare: |new, old, _| put_back(new, old, "spec"),
+        prepare: |new, old, _| {
+            put_back(new, old, "spec");
+            // For upstream it is part of the spec.
+            set_generation(new, generation(old));
+        },
         validate: validate_status,
     }),
     updates: &[],

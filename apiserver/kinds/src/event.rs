@@ -288,6 +288,8 @@ fn strict_update(new: &Value, old: &Value) -> FieldErrors {
         "firstTimestamp",
         "lastTimestamp",
         "count",
+        // Upstream looks at this one twice.
+        "reason",
         "type",
         "eventTime",
         "action",

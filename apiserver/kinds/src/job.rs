@@ -144,21 +144,7 @@ fn validate(job: &Value, old: Option<&Value>) -> FieldErrors {
     let path = Path::new("spec");
     let spec = job.at("/spec");
     let mut errors = generated_selector(job, old);
-    errors.extend(validate_spec(spec, old.map(|o| o.at("/spec")), &path));
-    let value = spec.at("/selector");
-    let place = path.child("selector");
-    if value.is_null() {
-        errors.push(FieldError::required(&place, ""));
-    } else {
-        let typed = LabelSelector::deserialize(value).unwrap_or_default();
-        let lenient = old.is_some_and(|o| same(o.at("/spec/selector"), value));
-        errors.extend(selector::validate(&typed, lenient, &place));
-    }
-    errors.extend(workload::validate_match(
-        value,
-        spec.at("/template"),
-        &path.child("template"),
-    ));
+    errors.extend(validate_whole_spec(spec, old.map(|o| o.at("/spec")), &path));
     let completions = spec.int("/completions");
     if spec.text("/completionMode") == "Indexed" && completions > 0 {
         let own = job.text("/metadata/name");
@@ -169,6 +155,26 @@ fn validate(job: &Value, old: Option<&Value>) -> FieldErrors {
             errors.push(FieldError::invalid(&place, own, why));
         }
     }
+    errors
+}
+
+/// The spec with its selector, which must match the template.
+fn validate_whole_spec(spec: &Value, old: Option<&Value>, path: &Path) -> FieldErrors {
+    let mut errors = validate_spec(spec, old, path);
+    let value = spec.at("/selector");
+    let place = path.child("selector");
+    if value.is_null() {
+        errors.push(FieldError::required(&place, ""));
+    } else {
+        let typed = LabelSelector::deserialize(value).unwrap_or_default();
+        let lenient = old.is_some_and(|o| same(o.at("/selector"), value));
+        errors.extend(selector::validate(&typed, lenient, &place));
+    }
+    errors.extend(workload::validate_match(
+        value,
+        spec.at("/template"),
+        &path.child("template"),
+    ));
     errors
 }
 
@@ -557,6 +563,8 @@ fn validate_update(new: &Value, old: &Value) -> FieldErrors {
     let path = Path::new("spec");
     let mut errors = validate(new, Some(old));
     let (after, before) = (new.at("/spec"), old.at("/spec"));
+    // Upstream looks at the spec here once more.
+    errors.extend(validate_whole_spec(after, Some(before), &path));
     let fixed = |key: &str| {
         let (a, b) = (
             after.get(key).unwrap_or(&Value::Null),
