@@ -145,14 +145,15 @@ fn a_failing_container_restarts_with_back_off_and_tells_how_it_ended() {
     });
     assert_eq!(status("/lastState/terminated/exitCode"), json!(3));
     assert_eq!(status("/lastState/terminated/reason"), json!("Error"));
-    // Reason and message of one reading: the wait may be over at the next. Upstream's kubelet shows it only when it looks
-    // at the pod again while the container waits: in the fourth wait at the latest, which is longer than a minute.
-    let waiting = eventually("it waits before the next start", 300, || {
+    // All of one round: the wait may be over at the next. Upstream's kubelet shows it only when it looks at the pod again
+    // while the container waits: in the fourth wait at the latest, which is longer than a minute.
+    let waiting = eventually("it waits before the next start, and kubectl shows it", 300, || {
         let waiting = status("/state/waiting");
-        if waiting["reason"] == "CrashLoopBackOff" {
+        let line = ns.kubectl.run("get pod crash --no-headers").ok();
+        if waiting["reason"] == "CrashLoopBackOff" && line.contains("CrashLoopBackOff") && line.contains(" ago)") {
             Ok(waiting)
         } else {
-            Err(waiting)
+            Err((waiting, line))
         }
     });
     assert!(
@@ -167,14 +168,6 @@ fn a_failing_container_restarts_with_back_off_and_tells_how_it_ended() {
             Ok(())
         } else {
             Err(events)
-        }
-    });
-    eventually("kubectl shows it waiting", 120, || {
-        let line = ns.kubectl.run("get pod crash --no-headers").ok();
-        if line.contains("CrashLoopBackOff") && line.contains(" ago)") {
-            Ok(())
-        } else {
-            Err(line)
         }
     });
 }
