@@ -1,7 +1,7 @@
 //! The `scale` subresource: an `autoscaling/v1 Scale` made from an object, and written back into it.
 
-use crate::Kind;
 use crate::view::{View, child, set};
+use crate::{Kind, meta};
 use serde_json::{Value, json};
 use steersman_schema::field::{FieldError, FieldErrors, Path};
 
@@ -32,7 +32,13 @@ pub fn from_object(kind: &Kind, object: &Value) -> Option<Value> {
 
 /// Faults of a Scale that somebody sends.
 pub fn validate(scale: &Value) -> FieldErrors {
-    let mut errors = Vec::new();
+    let mut errors = meta::validate_create(scale, true, meta::name_subdomain);
+    // Name and namespace are the path's where the client leaves them out.
+    errors.retain(|e| match e.field.as_str() {
+        "metadata.name" => !scale.text("/metadata/name").is_empty(),
+        "metadata.namespace" => !scale.text("/metadata/namespace").is_empty(),
+        _ => true,
+    });
     let replicas = scale.int("/spec/replicas");
     if replicas < 0 {
         let path = Path::new("spec").child("replicas");
@@ -64,5 +70,20 @@ pub fn into_object(kind: &Kind, scale: &Value, object: &mut Value) {
             "" => {}
             version => set(metadata, "resourceVersion", version),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_of_a_scale_is_judged_too() {
+        let scale = |metadata: Value| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": 1}});
+        assert!(validate(&scale(json!({}))).is_empty());
+        assert!(validate(&scale(json!({"name": "a", "namespace": "n"}))).is_empty());
+        let errors = validate(&scale(json!({"name": "a", "namespace": "n", "labels": {"a": "b c"}})));
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].field, "metadata.labels");
     }
 }
