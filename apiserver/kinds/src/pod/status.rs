@@ -227,11 +227,10 @@ fn claim_statuses(status: &Value, spec: &Value, path: &Path) -> FieldErrors {
             errors.push(FieldError::duplicate(&at.child("name"), own));
         }
         if let Some(made) = claim.at("/resourceClaimName").as_str() {
-            errors.extend(invalid(
-                &at.child("resourceClaimName"),
-                made,
-                name::dns1123_subdomain(made),
-            ));
+            let place = at.child("resourceClaimName");
+            // A pointer in Go: printed as JSON.
+            let faults = name::dns1123_subdomain(made).into_iter();
+            errors.extend(faults.map(|m| FieldError::invalid(&place, BadValue::typed(made), m)));
         }
     }
     errors

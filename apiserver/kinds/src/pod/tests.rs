@@ -216,6 +216,19 @@ fn lists_and_maps_that_are_empty_change_nothing_in_a_stored_pod() {
 }
 
 #[test]
+fn of_new_gates_with_one_name_the_last_is_named() {
+    let old = one(json!({}));
+    let mut new = old.clone();
+    new["spec"]["schedulingGates"] = json!([{"name": "a"}, {"name": "a"}]);
+    let got = texts(&(KIND.validate_update)(&new, &old));
+    let gates: Vec<&String> = got.iter().filter(|t| t.contains("only deletion is allowed")).collect();
+    assert_eq!(
+        gates,
+        ["spec.schedulingGates[1].name: Forbidden: only deletion is allowed, but found new scheduling gate 'a'"]
+    );
+}
+
+#[test]
 fn a_gated_pod_may_be_given_an_affinity_to_nodes() {
     let old = one(json!({"schedulingGates": [{"name": "g"}]}));
     let term = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "k", "operator": "Exists"}]}]});

@@ -126,9 +126,17 @@ fn only_removed_gates(new: &Value, old: &Value, path: &Path) -> FieldErrors {
         .iter()
         .map(|g| g.text("/name"))
         .collect();
-    let after = new.items("/spec/schedulingGates").iter().enumerate();
-    after
-        .filter(|(_, g)| !before.contains(&g.text("/name")))
+    let gates = new.items("/spec/schedulingGates");
+    // Of gates with one name upstream names the last.
+    let last = |i: usize, g: &Value| {
+        !gates[i + 1..]
+            .iter()
+            .any(|later| later.text("/name") == g.text("/name"))
+    };
+    gates
+        .iter()
+        .enumerate()
+        .filter(|(i, g)| !before.contains(&g.text("/name")) && last(*i, g))
         .map(|(i, g)| {
             let why = format!(
                 "only deletion is allowed, but found new scheduling gate '{}'",
