@@ -33,7 +33,7 @@ fn pods_that_take_more_disk_than_they_may_are_ended_and_others_are_not() {
             "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ",
         ),
     ] {
-        let status = eventually(&format!("{name} is over"), 60, || {
+        let status = eventually(&format!("{name} is over"), 150, || {
             let status = ns.kubectl.field(&format!("pod {name}"), "/status");
             if status["phase"] == "Failed" {
                 Ok(status)

@@ -98,7 +98,32 @@ fn what_the_node_does_not_have_is_put_off_and_can_be_taken_back() {
     let ns = Namespace::new("deferred");
     ns.kubectl.apply(&pod("greedy", "NotRequired").to_string());
     ready(&ns, "greedy");
-    resize(&ns, "greedy", "1000", "20Mi");
+    let patch = json!({"spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": "1000"}, "limits": {"cpu": "1000"}}}]}});
+    let refused = ns
+        .kubectl
+        .run_of(&[
+            "patch",
+            "pod",
+            "greedy",
+            "--subresource",
+            "resize",
+            "--patch",
+            &patch.to_string(),
+        ])
+        .refused();
+    let never = "node didn't have enough allocatable resources: cpu, requested: 1000000, allocatable: ";
+    assert!(refused.contains(never), "{refused}");
+
+    // What the node has but not beside another pod.
+    let node = ns.kubectl.field("pod greedy", "/spec/nodeName");
+    let mut beside = pod("beside", "NotRequired");
+    beside["spec"]["nodeName"] = node.clone();
+    beside["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "50m"}});
+    ns.kubectl.apply(&beside.to_string());
+    ready(&ns, "beside");
+    let node = node.as_str().unwrap_or_default();
+    let cores = ns.kubectl.field(&format!("node {node}"), "/status/allocatable/cpu");
+    resize(&ns, "greedy", cores.as_str().unwrap_or_default(), "20Mi");
     let pending = || {
         let conditions = status(&ns, "greedy", "conditions");
         let mut all = conditions.as_array().into_iter().flatten();

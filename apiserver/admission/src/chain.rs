@@ -77,7 +77,7 @@ pub const ORDER: &[Entry] = &[
     on("PodGroupWorkloadExists", None),
     on("NodeDeclaredFeatureValidator", None),
     on("JobValidation", None),
-    on("PodResizeValidator", None),
+    on("PodResizeValidator", Some(crate::pod_resize::build)),
     on("MutatingAdmissionPolicy", None),
     on("MutatingAdmissionWebhook", None),
     on("ValidatingAdmissionPolicy", None),

@@ -16,6 +16,7 @@ mod edit;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_resize;
 mod pod_security;
 mod priority;
 mod request;
