@@ -55,7 +55,8 @@ pub fn prepare(place: &Place, wanted: &[String], build: bool) -> Result<Suites> 
 }
 
 fn copy_built(repo: &Path, folder: &Path) -> Result<()> {
-    let arguments = "test --profile bench --package steersman-conformance --tests --no-run --message-format=json --quiet";
+    let arguments =
+        "test --profile bench --package steersman-conformance --tests --no-run --message-format=json --quiet";
     let output = Command::new("cargo")
         .current_dir(repo)
         .args(arguments.split(' '))
