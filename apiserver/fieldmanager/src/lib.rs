@@ -16,6 +16,9 @@ pub mod typed;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value};
 use steersman_schema::codec::{self, MediaType};
 use steersman_schema::facts::Type;
@@ -34,20 +37,22 @@ const KUBECTL: &str = "kubectl";
 const BEFORE: &str = "before-first-apply";
 
 /// Fields that nobody owns: they are the server's, or part of the object's name.
-const NOBODYS: [&str; 12] = [
-    "apiVersion",
-    "kind",
-    "metadata",
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.creationTimestamp",
-    "metadata.selfLink",
-    "metadata.uid",
-    "metadata.clusterName",
-    "metadata.generation",
-    "metadata.managedFields",
-    "metadata.resourceVersion",
-];
+static NOBODYS: LazyLock<Set> = LazyLock::new(|| {
+    Set::of_fields(&[
+        "apiVersion",
+        "kind",
+        "metadata",
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.creationTimestamp",
+        "metadata.selfLink",
+        "metadata.uid",
+        "metadata.clusterName",
+        "metadata.generation",
+        "metadata.managedFields",
+        "metadata.resourceVersion",
+    ])
+});
 
 /// Everything that decides about ownership besides the objects.
 pub struct FieldManager<'a> {
@@ -190,16 +195,18 @@ impl FieldManager<'_> {
         };
         managers.0.retain(|_, owned| {
             let difference = if owned.version == self.version {
-                Some(own.clone())
+                Cow::Borrowed(&own)
             } else {
-                self.difference(old, new, &owned.version)
+                match self.difference(old, new, &owned.version) {
+                    Some(difference) => Cow::Owned(difference),
+                    None => return false,
+                }
             };
-            let Some(difference) = difference else { return false };
             let lost = owned.set.intersection(&difference.written()).union(&difference.removed);
             owned.set = owned.set.difference(&lost);
             !owned.set.is_empty()
         });
-        let won = own.written().difference(&Set::of_fields(&NOBODYS));
+        let won = own.written().difference(&NOBODYS);
         if !won.is_empty() {
             let entry = managers.0.entry(manager.clone()).or_insert_with(|| Owned {
                 version: self.version.to_owned(),
@@ -335,7 +342,7 @@ impl FieldManager<'_> {
         }
         let same = *live == new;
         if let Some(owned) = managers.0.get_mut(&own) {
-            owned.set = owned.set.difference(&Set::of_fields(&NOBODYS));
+            owned.set = owned.set.difference(&NOBODYS);
             if !same {
                 owned.time = Some(self.now.to_owned());
             }

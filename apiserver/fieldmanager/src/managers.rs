@@ -210,8 +210,12 @@ pub fn is_reset(object: &Value) -> bool {
 
 /// Gives `new` the list of `old` if they differ in nothing but times, so that a write that changes nothing stays one.
 pub fn keep_times(new: &mut Value, old: &Value) {
+    const LIST: &str = "/metadata/managedFields";
+    if new.pointer(LIST) == old.pointer(LIST) {
+        return;
+    }
     let timeless = |object: &Value| -> Option<Vec<Value>> {
-        let mut entries = object.pointer("/metadata/managedFields")?.as_array()?.clone();
+        let mut entries = object.pointer(LIST)?.as_array()?.clone();
         for entry in &mut entries {
             if let Some(entry) = entry.as_object_mut() {
                 entry.remove("time");
@@ -223,7 +227,7 @@ pub fn keep_times(new: &mut Value, old: &Value) {
     let (before, after) = (timeless(old), timeless(new));
     if before.is_some()
         && before == after
-        && let Some(list) = old.pointer("/metadata/managedFields")
+        && let Some(list) = old.pointer(LIST)
         && let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut)
     {
         metadata.insert("managedFields".into(), list.clone());

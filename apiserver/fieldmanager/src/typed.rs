@@ -1,6 +1,6 @@
 //! Pure operations on values of a known shape: which fields there are, how two values differ, merging, removing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 use steersman_schema::facts::Shape as Wire;
@@ -176,14 +176,19 @@ fn collect(value: &Value, shape: Shape, path: &mut Vec<Element>, set: &mut Set) 
             }
         }
         (shape, Value::Array(items)) => {
-            let elements: Vec<_> = items
-                .iter()
-                .filter_map(|item| Some((shape.element(item).ok()?, item)))
-                .collect();
-            for (element, item) in &elements {
-                let twice = elements.iter().filter(|(other, _)| other == element).count() > 1;
-                path.push(element.clone());
-                if !twice {
+            // An element that stands there twice is owned as a whole.
+            let mut elements: BTreeMap<Element, (&Value, bool)> = BTreeMap::new();
+            for item in items {
+                if let Ok(element) = shape.element(item) {
+                    elements
+                        .entry(element)
+                        .and_modify(|(_, once)| *once = false)
+                        .or_insert((item, true));
+                }
+            }
+            for (element, (item, once)) in elements {
+                path.push(element);
+                if once {
                     collect(item, shape.item(), path, set);
                 }
                 set.insert(path);
@@ -223,58 +228,62 @@ pub fn merge(live: Option<&Value>, config: Option<&Value>, shape: Shape) -> Opti
 
 /// Elements of both keep the configuration's order; those of the live list alone stay beside their neighbours.
 fn merge_items(live: &[Value], config: &[Value], shape: Shape) -> Vec<Value> {
-    let index = |items: &[Value]| -> Vec<(Element, Value)> {
-        let known = items
-            .iter()
-            .filter_map(|item| Some((shape.element(item).ok()?, item.clone())));
-        known.collect()
+    let known = |items: &'_ [Value]| -> Vec<(Element, usize)> {
+        let known = items.iter().enumerate();
+        known
+            .filter_map(|(at, item)| Some((shape.element(item).ok()?, at)))
+            .collect()
     };
-    let (live, config) = (index(live), index(config));
-    let find =
-        |items: &[(Element, Value)], wanted: &Element| items.iter().find(|(e, _)| e == wanted).map(|(_, v)| v.clone());
-    // What stands twice in the live list is not merged with the one that replaces it.
-    let single = |wanted: &Element| {
-        let twice = live.iter().filter(|(e, _)| e == wanted).count() > 1;
-        if twice { None } else { find(&live, wanted) }
-    };
-    let mut shared = config
+    let (left, right) = (known(live), known(config));
+    // `None`: it stands there twice, and is not merged with the one that replaces it.
+    let mut in_live: BTreeMap<&Element, Option<&Value>> = BTreeMap::new();
+    for (element, at) in &left {
+        in_live
+            .entry(element)
+            .and_modify(|item| *item = None)
+            .or_insert_with(|| live.get(*at));
+    }
+    let in_config: BTreeSet<&Element> = right.iter().map(|(element, _)| element).collect();
+    let mut shared = right
         .iter()
-        .map(|(e, _)| e)
-        .filter(|e| find(&live, e).is_some())
+        .map(|(element, _)| element)
+        .filter(|e| in_live.contains_key(e))
         .peekable();
-    let mut done: Vec<&Element> = Vec::new();
+    let mut done: BTreeSet<&Element> = BTreeSet::new();
     let mut out = Vec::new();
     let (mut l, mut c) = (0, 0);
-    while l < live.len() || c < config.len() {
-        if let Some((element, item)) = live.get(l) {
-            match config.get(c) {
+    while l < left.len() || c < right.len() {
+        if let Some((element, at)) = left.get(l) {
+            match right.get(c) {
                 Some((wanted, value)) if wanted == element => {
-                    done.push(element);
-                    out.extend(merge(single(element).as_ref(), Some(value), shape.item()));
+                    done.insert(element);
+                    let single = in_live.get(element).copied().flatten();
+                    out.extend(merge(single, config.get(*value), shape.item()));
                     l += 1;
                     c += 1;
                     shared.next();
                     continue;
                 }
-                Some(_) if find(&config, element).is_some() && shared.peek().is_some_and(|next| *next != element) => {
+                Some(_) if in_config.contains(element) && shared.peek().is_some_and(|next| *next != element) => {
                     // In both, but not the one whose turn it is.
                     l += 1;
                     continue;
                 }
                 _ => {}
             }
-            if find(&config, element).is_none() {
-                out.push(item.clone());
+            if !in_config.contains(element) {
+                out.extend(live.get(*at).cloned());
                 l += 1;
                 continue;
             }
-            if done.contains(&element) {
+            if done.contains(element) {
                 l += 1;
             }
         }
-        if let Some((element, value)) = config.get(c) {
-            done.push(element);
-            out.extend(merge(single(element).as_ref(), Some(value), shape.item()));
+        if let Some((element, value)) = right.get(c) {
+            done.insert(element);
+            let single = in_live.get(element).copied().flatten();
+            out.extend(merge(single, config.get(*value), shape.item()));
             c += 1;
             if shared.peek() == Some(&element) {
                 shared.next();
@@ -370,7 +379,7 @@ fn check(value: &Value, shape: Shape, path: &mut Vec<Element>, out: &mut Vec<Str
             }
         }
         (Shape::ByKeys(..) | Shape::ByValue, Value::Array(items)) => {
-            let mut seen = Vec::with_capacity(items.len());
+            let mut seen = BTreeSet::new();
             for (i, item) in items.iter().enumerate() {
                 let element = match shape.element(item) {
                     Ok(element) => element,
@@ -385,7 +394,7 @@ fn check(value: &Value, shape: Shape, path: &mut Vec<Element>, out: &mut Vec<Str
                 path.push(element.clone());
                 check(item, shape.item(), path, out);
                 path.pop();
-                seen.push(element);
+                seen.insert(element);
             }
         }
         (Shape::Struct(_) | Shape::Map(_), other) => {

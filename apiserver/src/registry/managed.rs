@@ -40,8 +40,8 @@ pub fn track(
 /// Applies a configuration to the live object (`None`: there is none): the result, with its owners, not defaulted.
 ///
 /// # Errors
-/// 409 with the conflicting fields, 400 for a wrong request, 500 (as upstream) for fields that the kind does not have, 415
-/// for kinds that cannot be applied.
+/// 409 with the conflicting fields, 400 for a wrong request or a kind that the table does not know, 500 (as upstream) for
+/// fields that the kind does not have.
 pub fn apply(
     api: &Api,
     ticket: &Authorized,
