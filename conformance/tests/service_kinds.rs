@@ -31,7 +31,7 @@ fn ready(ns: &Namespace, pods: &str) {
 fn fetch(ns: &Namespace, url: &str) -> Result<String, String> {
     let output = ns
         .kubectl
-        .run_of(&["exec", "client", "--", "wget", "-q", "-O", "-", url]);
+        .run_of(&["exec", "client", "--", "timeout", "10", "wget", "-q", "-O", "-", url]);
     if output.code == 0 {
         Ok(output.stdout)
     } else {

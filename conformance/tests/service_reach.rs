@@ -18,7 +18,9 @@ fn client_on(ns: &Namespace, node: &str) -> String {
 }
 
 fn fetch(ns: &Namespace, client: &str, url: &str) -> Result<String, String> {
-    let output = ns.kubectl.run_of(&["exec", client, "--", "wget", "-q", "-O", "-", url]);
+    let output = ns
+        .kubectl
+        .run_of(&["exec", client, "--", "timeout", "10", "wget", "-q", "-O", "-", url]);
     if output.code == 0 {
         Ok(output.stdout)
     } else {
