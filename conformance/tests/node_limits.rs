@@ -1,6 +1,7 @@
 //! What happens to a pod that takes more than it may, and what the node says about itself.
 
 use serde_json::{Value, json};
+use steersman_conformance::wait::eventually_eq;
 use steersman_conformance::{Kubectl, Namespace, eventually};
 
 #[test]
@@ -45,21 +46,18 @@ fn pods_that_take_more_disk_than_they_may_are_ended_and_others_are_not() {
             (status["reason"].as_str(), status["message"].as_str()),
             (Some("Evicted"), Some(message))
         );
+        // Upstream's kubelet says it in the last state when it ends a pod before it has seen its container.
+        let container = &status["containerStatuses"][0];
         assert!(
-            status["containerStatuses"][0]["state"]["terminated"].is_object(),
+            container["state"]["terminated"].is_object() || container["lastState"]["terminated"].is_object(),
             "{status}"
         );
-        let events = ns.kubectl.run(&format!(
-            "get events --field-selector involvedObject.name={name},reason=Evicted -o json"
-        ));
-        let events: Value = serde_json::from_str(&events.ok()).expect("events");
-        assert_eq!(
-            (
-                events["items"][0]["type"].as_str(),
-                events["items"][0]["message"].as_str()
-            ),
-            (Some("Warning"), Some(message))
-        );
+        let selector = format!("involvedObject.name={name},reason=Evicted");
+        eventually_eq("the event that says so", 30, (json!("Warning"), json!(message)), || {
+            let events = ns.kubectl.get(&format!("events --field-selector {selector}"));
+            let event = &events["items"][0];
+            (event["type"].clone(), event["message"].clone())
+        });
     }
     assert_eq!(ns.kubectl.field("pod fine", "/status/phase"), "Running");
 }
