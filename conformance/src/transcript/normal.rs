@@ -62,10 +62,14 @@ impl Normal {
         Self { rules }
     }
 
-    /// Line by line; an empty one says so.
+    /// Line by line; an empty one says so. What kubectl's watches log of themselves is left out: that one was closed
+    /// within its first second says how busy the machine is.
     #[must_use]
     pub fn lines(&self, text: &str) -> Vec<String> {
-        text.lines().map(|line| self.line(line)).collect()
+        text.lines()
+            .map(|line| self.line(line))
+            .filter(|line| !line.starts_with("{log} reflector.go:"))
+            .collect()
     }
 
     fn line(&self, line: &str) -> String {
