@@ -1,15 +1,19 @@
 //! Waiting for conditions.
+//!
+//! The limits are for what never comes, not goals: `STEERSMAN_PATIENCE`, a whole number, multiplies them on a machine that
+//! is busy with other things. A test whose subject is a time measures it.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits until `condition` gives a value, at most `seconds`, and returns it.
+/// Waits until `condition` gives a value, at most `seconds` (times the patience), and returns it.
 ///
 /// # Panics
 /// When the time is over, with what the condition said last.
 pub fn eventually<T, E: Debug>(what: &str, seconds: u64, mut condition: impl FnMut() -> Result<T, E>) -> T {
+    let seconds = seconds * patience();
     let deadline = Instant::now() + Duration::from_secs(seconds);
     loop {
         match condition() {
@@ -34,4 +38,9 @@ pub fn eventually_eq<T: Debug + PartialEq>(what: &str, seconds: u64, expected: T
         let seen = value();
         if seen == expected { Ok(()) } else { Err(seen) }
     });
+}
+
+fn patience() -> u64 {
+    let told = std::env::var("STEERSMAN_PATIENCE").ok();
+    told.and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
 }
