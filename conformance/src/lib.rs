@@ -11,6 +11,7 @@ pub mod http;
 pub mod kubectl;
 pub mod maps;
 pub mod namespace;
+pub mod nodes;
 pub mod process;
 pub mod transcript;
 pub mod wait;
@@ -22,6 +23,7 @@ pub use http::Http;
 pub use kubectl::{Kubectl, Output};
 pub use maps::Maps;
 pub use namespace::Namespace;
+pub use nodes::Nodes;
 pub use wait::eventually;
 pub use watch::Watch;
 

@@ -1,6 +1,6 @@
 //! What kubectl shows of a cluster: nodes, resources, explanations, rights.
 
-use steersman_conformance::{Cluster, Kubectl, Namespace, WEB_IMAGE, eventually};
+use steersman_conformance::{Cluster, Kubectl, Namespace, Nodes, WEB_IMAGE, eventually};
 
 fn admin() -> Kubectl {
     Kubectl::new(&Cluster::here())
@@ -20,6 +20,7 @@ fn columns(table: &str) -> Vec<&str> {
 
 #[test]
 fn nodes_are_ready_and_show_upstreams_wide_columns() {
+    let _all = Nodes::counted(&Cluster::here());
     let table = admin().run("get nodes -o wide").ok();
     let expected = [
         "NAME",

@@ -1,7 +1,7 @@
 //! Services: reached by address and by name, from pods on every node, and from a node's port.
 
 use steersman_conformance::wait::eventually_eq;
-use steersman_conformance::{Namespace, WEB_IMAGE, eventually};
+use steersman_conformance::{Namespace, Nodes, WEB_IMAGE, eventually};
 
 /// A client pod pinned to a node.
 fn client_on(ns: &Namespace, node: &str) -> String {
@@ -130,6 +130,7 @@ fn a_node_port_answers_on_every_node() {
         .as_u64()
         .expect("a node port");
     assert!((30000..=32767).contains(&port), "{port}");
+    let _all = Nodes::counted(&ns.cluster);
     let nodes = ns.kubectl.get("nodes");
     for node in nodes["items"].as_array().into_iter().flatten() {
         let address = node
