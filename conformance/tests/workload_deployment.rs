@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use steersman_conformance::wait::eventually_eq;
-use steersman_conformance::{Namespace, WEB_IMAGE, WEB_IMAGE_2, eventually, manifest};
+use steersman_conformance::{Namespace, Nodes, WEB_IMAGE, WEB_IMAGE_2, eventually, manifest};
 
 fn deploy(ns: &Namespace, replicas: u32) {
     let _ = ns
@@ -55,14 +55,18 @@ fn scaling_up_and_down_reaches_the_wanted_number() {
     eventually_eq("no pods", 60, 0, || {
         ns.kubectl.get("pods")["items"].as_array().map_or(0, Vec::len)
     });
-    let events = ns
-        .kubectl
-        .run("get events --field-selector=reason=ScalingReplicaSet")
-        .ok();
-    assert!(
-        events.contains("from 0 to 1") && events.contains("from 1 to 3") && events.contains("from 3 to 0"),
-        "{events}"
-    );
+    eventually("the events that say so", 30, || {
+        let events = ns
+            .kubectl
+            .run("get events --field-selector=reason=ScalingReplicaSet")
+            .ok();
+        let all = ["from 0 to 1", "from 1 to 3", "from 3 to 0"];
+        if all.iter().all(|part| events.contains(part)) {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    });
 }
 
 #[test]
@@ -175,6 +179,7 @@ fn a_failing_container_restarts_with_back_off_and_tells_how_it_ended() {
 #[test]
 fn a_pod_that_fits_nowhere_says_why() {
     let ns = Namespace::new("unschedulable");
+    let _all = Nodes::counted(&ns.cluster);
     ns.kubectl.apply(&format!(
         r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"big"}},"spec":{{"containers":[{{"name":"c","image":"{WEB_IMAGE}","resources":{{"requests":{{"cpu":"1000"}}}}}}]}}}}"#
     ));
