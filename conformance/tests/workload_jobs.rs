@@ -25,15 +25,19 @@ fn conditions(ns: &Namespace) -> Vec<String> {
 #[test]
 fn an_indexed_job_runs_each_index_once_and_goes_when_its_time_is_over() {
     let ns = Namespace::new("job-indexed");
-    let spec = "completions: 3\n  parallelism: 2\n  completionMode: Indexed\n  ttlSecondsAfterFinished: 5";
+    let spec = "completions: 3\n  parallelism: 2\n  completionMode: Indexed\n  ttlSecondsAfterFinished: 10";
     let script = "echo index $JOB_COMPLETION_INDEX on $(hostname); sleep 1";
     ns.kubectl.apply(&job(spec, script));
     eventually_eq("the log of index 2", 60, "index 2 on j-2".to_owned(), || {
         let logs = "logs -l batch.kubernetes.io/job-completion-index=2";
         ns.kubectl.run(logs).stdout.trim().to_owned()
     });
-    let _ = ns.kubectl.run("wait --for=condition=Complete job/j --timeout=60s").ok();
-    let status = ns.kubectl.field("job j", "/status");
+    // What it waited for and not what is there then: nothing, when ten more seconds have passed.
+    let job = ns
+        .kubectl
+        .run("wait --for=condition=Complete job/j --timeout=60s -o json")
+        .ok();
+    let status = serde_json::from_str::<Value>(&job).expect("kubectl prints JSON")["status"].clone();
     assert_eq!(
         (&status["succeeded"], &status["completedIndexes"]),
         (&3.into(), &"0-2".into()),
@@ -106,22 +110,23 @@ fn a_job_can_be_made_from_a_cron_job() {
 #[test]
 fn a_quota_is_counted_and_kept() {
     let ns = Namespace::new("quota");
-    let _ = ns.kubectl.run("create quota q --hard=count/configmaps=2").ok();
-    eventually_eq("the count", 30, Value::from("1"), || {
-        ns.kubectl.field("quota q", "/status/used/count~1configmaps")
-    });
+    let _ = ns.kubectl.run("create quota q --hard=count/configmaps=3").ok();
+    let used = || ns.kubectl.field("quota q", "/status/used/count~1configmaps");
+    eventually_eq("the count", 30, Value::from("1"), used);
     let _ = ns.kubectl.run("create configmap a").ok();
-    let refused = ns.kubectl.run("create configmap b").refused();
+    let _ = ns.kubectl.run("create configmap b").ok();
+    let refused = ns.kubectl.run("create configmap c").refused();
     assert!(
         refused.contains(
-            "configmaps \"b\" is forbidden: exceeded quota: q, requested: count/configmaps=1, used: count/configmaps=2, limited: count/configmaps=2"
+            "configmaps \"c\" is forbidden: exceeded quota: q, requested: count/configmaps=1, used: count/configmaps=3, limited: count/configmaps=3"
         ),
         "{refused}"
     );
+    // Two: upstream's controller takes no notice of a deletion so close behind the creation that it has not yet seen the
+    // charge, and counts again at the next.
     let _ = ns.kubectl.run("delete configmap a").ok();
-    eventually_eq("the count", 30, Value::from("1"), || {
-        ns.kubectl.field("quota q", "/status/used/count~1configmaps")
-    });
+    let _ = ns.kubectl.run("delete configmap b").ok();
+    eventually_eq("the count", 30, Value::from("1"), used);
 }
 
 #[test]
@@ -184,12 +189,15 @@ fn pods_that_want_to_be_apart_are() {
         .filter_map(|p| p["spec"]["nodeName"].as_str().map(str::to_owned))
         .collect();
     assert_eq!(nodes.len(), 2);
-    let events = ns
-        .kubectl
-        .run("get events --field-selector=reason=FailedScheduling")
-        .ok();
-    assert!(
-        events.contains("2 node(s) didn't match pod anti-affinity rules"),
-        "{events}"
-    );
+    eventually("the event of the one that has no place", 60, || {
+        let events = ns
+            .kubectl
+            .run("get events --field-selector=reason=FailedScheduling")
+            .ok();
+        if events.contains("2 node(s) didn't match pod anti-affinity rules") {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    });
 }
