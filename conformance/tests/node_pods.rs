@@ -235,13 +235,9 @@ fn a_pods_own_token_lets_it_do_what_its_account_may() {
     );
     assert_eq!(with(&["get", "pods", "-o", "name"]).code, 0);
     let as_reader = format!("--as=system:serviceaccount:{}:reader", ns.name);
-    assert_eq!(
-        ns.kubectl
-            .run_of(&["auth", "can-i", "list", "pods", &as_reader])
-            .stdout
-            .trim(),
-        "yes"
-    );
+    eventually_eq("the account may list pods", 10, "yes\n".to_owned(), || {
+        ns.kubectl.run_of(&["auth", "can-i", "list", "pods", &as_reader]).stdout
+    });
     assert_eq!(
         ns.kubectl
             .run_of(&["auth", "can-i", "delete", "pods", &as_reader])
@@ -293,9 +289,9 @@ fn init_containers_run_first_one_after_the_other() {
 fn a_failing_liveness_probe_restarts_and_readiness_gates() {
     let ns = Namespace::new("probes");
     let container = json!({
-        "livenessProbe": {"exec": {"command": ["test", "!", "-e", "/tmp/dead"]}, "periodSeconds": 1, "failureThreshold": 2},
-        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
-        "startupProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1},
+        "livenessProbe": {"exec": {"command": ["test", "!", "-e", "/tmp/dead"]}, "periodSeconds": 1, "timeoutSeconds": 20, "failureThreshold": 2},
+        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1, "timeoutSeconds": 20},
+        "startupProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 20},
     });
     ns.kubectl
         .apply(&pod("probed", "sleep 1000", container, json!({"restartPolicy": "Always"})).to_string());
@@ -333,8 +329,8 @@ fn http_and_tcp_probes_see_the_pods_ports() {
     let ns = Namespace::new("ports");
     let web = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
         "name": "web", "image": steersman_conformance::WEB_IMAGE, "imagePullPolicy": "IfNotPresent", "ports": [{"name": "http", "containerPort": 8080}],
-        "livenessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 1},
-        "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1, "failureThreshold": 1}}]}});
+        "livenessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 1, "timeoutSeconds": 20},
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1, "timeoutSeconds": 20, "failureThreshold": 1}}]}});
     let name = ready(&ns, &web);
     let _ = ns
         .kubectl

@@ -19,7 +19,7 @@ spec:
     metadata: {{labels: {{app: db}}}}
     spec:
       terminationGracePeriodSeconds: 0
-      containers: [{{name: web, image: '{WEB_IMAGE}', readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}}}]
+      containers: [{{name: web, image: '{WEB_IMAGE}', readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1, timeoutSeconds: 20}}}}]
 "
     )
 }

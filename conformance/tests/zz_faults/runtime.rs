@@ -53,8 +53,8 @@ fn restarts_of_agents_and_runtimes_change_no_container_and_no_readiness() {
     let _alone = alone();
     let ns = Namespace::new("steady");
     let container = json!({"name": "c", "image": WEB_IMAGE, "ports": [{"containerPort": 8080}],
-        "readinessProbe": {"httpGet": {"port": 8080, "path": "/healthz"}, "periodSeconds": 2},
-        "livenessProbe": {"httpGet": {"port": 8080, "path": "/healthz"}, "periodSeconds": 2}});
+        "readinessProbe": {"httpGet": {"port": 8080, "path": "/healthz"}, "periodSeconds": 2, "timeoutSeconds": 20},
+        "livenessProbe": {"httpGet": {"port": 8080, "path": "/healthz"}, "periodSeconds": 2, "timeoutSeconds": 20}});
     let labels = json!({"app": "steady"});
     let template = json!({"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]}});
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "steady"},
