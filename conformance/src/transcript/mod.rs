@@ -37,7 +37,7 @@ pub use parse::{Line, Step, parse, render};
 /// No line of a transcript may take longer; for what never comes to an end.
 const PATIENCE_SECONDS: u64 = 90;
 /// How long a `~` may take to come true.
-const EVENTUALLY: Duration = Duration::from_secs(45);
+const EVENTUALLY: Duration = Duration::from_secs(90);
 
 /// What a namespace's transcripts run in.
 pub struct Stage {
