@@ -40,7 +40,11 @@ fn field(ns: &Namespace, what: &str, pointer: &str) -> String {
 
 /// A request from inside a pod: the answer, `refused`, or `silence` when nothing comes within two seconds.
 fn from_pod(ns: &Namespace, pod: &str, url: &str) -> String {
-    let script = format!("timeout 2 wget -q -O - {url} 2>&1; echo \" code $?\"");
+    from_pod_within(2, ns, pod, url)
+}
+
+fn from_pod_within(seconds: u32, ns: &Namespace, pod: &str, url: &str) -> String {
+    let script = format!("timeout {seconds} wget -q -O - {url} 2>&1; echo \" code $?\"");
     let text = ns.kubectl.run_of(&["exec", pod, "--", "sh", "-c", &script]).stdout;
     match text.rsplit_once(" code ") {
         Some((answer, "0\n")) => answer.trim().to_owned(),
@@ -324,7 +328,7 @@ fn endpoints_serve_while_they_terminate_if_nobody_else_does_and_pods_reach_thems
     });
     // The proxy has had the time of a few requests to take it out, if it would.
     for _ in 0..3 {
-        assert_eq!(from_pod(&ns, "other", "http://web/"), "leaving version 1");
+        assert_eq!(from_pod_within(20, &ns, "other", "http://web/"), "leaving version 1");
     }
     start(&ns, &[pod("fresh", "web", "node-2")]);
     eventually("only the one that stays answers", 30, || {
