@@ -4,20 +4,26 @@
 //! kind's validation. On update: [`prepare_update`], the kind's own, [`bump_generation`], [`validate_update`], the
 //! kind's validation. Clock and randomness are arguments.
 
+mod conditions;
+mod parts;
+
+pub use conditions::validate_conditions;
+pub use parts::{
+    ANNOTATIONS_MAX, standard_finalizer, validate_annotations, validate_field_manager, validate_finalizers,
+    validate_labels, validate_owners,
+};
+
 use crate::Kind;
 use crate::view::{View, child, equal_field, put_back, remove, same, same_texts, set};
+use parts::{carried, managed_fields};
 use serde_json::Value;
-use steersman_schema::field::{BadValue, FieldError, FieldErrors, Path, go_json};
+use steersman_schema::field::{FieldError, FieldErrors, Path};
 use steersman_schema::name;
 
-/// All keys and values of annotations together, in bytes.
-pub const ANNOTATIONS_MAX: usize = 256 * 1024;
 /// Upstream's alphabet for generated names: no vowels, no letters that look alike.
 pub const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// `metadata.name` may be this long when generated: 63, minus five letters.
 const GENERATED_PREFIX_MAX: usize = 58;
-const MANAGER_MAX: usize = 128;
-const SUBRESOURCE_MAX: usize = 256;
 
 /// The body says another namespace than the URL. A `BadRequest` with this text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,15 +245,7 @@ fn common(object: &Value, namespaced: bool, path: &Path) -> FieldErrors {
             "must be greater than or equal to 0",
         ));
     }
-    errors.extend(labels(meta, path));
-    errors.extend(validate_annotations(
-        meta.at("/annotations"),
-        &path.child("annotations"),
-    ));
-    errors.extend(validate_owners(
-        meta.items("/ownerReferences"),
-        &path.child("ownerReferences"),
-    ));
+    errors.extend(carried(meta, path));
     errors.extend(validate_finalizers(
         meta.items("/finalizers"),
         &path.child("finalizers"),
@@ -292,13 +290,6 @@ pub fn unqualified_finalizers(object: &Value) -> FieldErrors {
     names
         .filter_map(|(i, name)| standard_finalizer(name.as_str().unwrap_or_default(), &path.index(i)))
         .collect()
-}
-
-/// The fault of an unqualified finalizer that upstream does not know.
-pub fn standard_finalizer(finalizer: &str, path: &Path) -> Option<FieldError> {
-    let known = finalizer.contains('/') || matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
-    let why = "name is neither a standard finalizer name nor is it fully qualified";
-    (!known).then(|| FieldError::invalid(path, finalizer, why))
 }
 
 /// Faults of a change of metadata that are looked for whatever the kind; call after [`prepare_update`].
@@ -357,15 +348,7 @@ pub(crate) fn validate_change(new: &Value, old: &Value) -> FieldErrors {
             errors.push(FieldError::invalid(&path.child(key), shown, "field is immutable"));
         }
     }
-    errors.extend(labels(meta, &path));
-    errors.extend(validate_annotations(
-        meta.at("/annotations"),
-        &path.child("annotations"),
-    ));
-    errors.extend(validate_owners(
-        meta.items("/ownerReferences"),
-        &path.child("ownerReferences"),
-    ));
+    errors.extend(carried(meta, &path));
     errors
 }
 
@@ -407,172 +390,6 @@ fn no_new_finalizers(meta: &Value, before: &Value, path: &Path) -> FieldErrors {
     vec![FieldError::forbidden(path, why)]
 }
 
-fn labels(meta: &Value, path: &Path) -> FieldErrors {
-    let all = meta.entries("/labels").into_iter().flatten();
-    validate_labels(
-        all.map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default())),
-        &path.child("labels"),
-    )
-}
-
-/// Faults of labels: keys and values.
-pub fn validate_labels<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>, path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    for (key, value) in labels {
-        errors.extend(
-            name::qualified_name(key)
-                .into_iter()
-                .map(|m| FieldError::invalid(path, key, m)),
-        );
-        errors.extend(
-            name::label_value(value)
-                .into_iter()
-                .map(|m| FieldError::invalid(path, value, m)),
-        );
-    }
-    errors
-}
-
-/// Faults of annotations: keys (upper case allowed in the prefix), and the size of all together.
-pub fn validate_annotations(annotations: &Value, path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    let mut size = 0;
-    for (key, value) in annotations.as_object().into_iter().flatten() {
-        let found = name::qualified_name(&key.to_lowercase());
-        errors.extend(found.into_iter().map(|m| FieldError::invalid(path, key, m)));
-        size += key.len() + value.as_str().map_or(0, str::len);
-    }
-    if size > ANNOTATIONS_MAX {
-        errors.push(FieldError::too_long(path, ANNOTATIONS_MAX));
-    }
-    errors
-}
-
-/// Faults of owner references. Upstream names the list, not its elements.
-pub fn validate_owners(owners: &[Value], path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    let mut controller: Option<String> = None;
-    for owner in owners {
-        let version = owner.text("/apiVersion");
-        // What is no group and version at all has no version.
-        if version.matches('/').count() > 1 || version.rsplit('/').next().is_none_or(str::is_empty) {
-            errors.push(FieldError::invalid(
-                &path.child("apiVersion"),
-                version,
-                "version must not be empty",
-            ));
-        }
-        for key in ["kind", "name", "uid"] {
-            if owner.get(key).and_then(Value::as_str).is_none_or(str::is_empty) {
-                errors.push(FieldError::invalid(&path.child(key), "", "must not be empty"));
-            }
-        }
-        if version == "v1" && owner.text("/kind") == "Event" {
-            let why = "/v1, Kind=Event is disallowed from being an owner";
-            errors.push(FieldError::invalid(path, shown_owner(owner), why));
-        }
-        if owner.flag("/controller") {
-            let this = format!("{}/{}", owner.text("/kind"), owner.text("/name"));
-            match &controller {
-                None => controller = Some(this),
-                Some(first) => {
-                    let all: Vec<String> = owners.iter().map(shown_owner_text).collect();
-                    let why = format!(
-                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
-                    );
-                    errors.push(FieldError::invalid(
-                        path,
-                        BadValue::Raw(format!("[{}]", all.join(","))),
-                        why,
-                    ));
-                }
-            }
-        }
-    }
-    errors
-}
-
-fn shown_owner(owner: &Value) -> BadValue {
-    BadValue::Raw(shown_owner_text(owner))
-}
-fn shown_owner_text(owner: &Value) -> String {
-    let mut parts = Vec::new();
-    for key in ["apiVersion", "kind", "name", "uid"] {
-        parts.push(format!(
-            "\"{key}\":{}",
-            go_json(owner.get(key).unwrap_or(&Value::from("")))
-        ));
-    }
-    for key in ["controller", "blockOwnerDeletion"] {
-        if let Some(value) = owner.get(key).filter(|v| !v.is_null()) {
-            parts.push(format!("\"{key}\":{}", go_json(value)));
-        }
-    }
-    format!("{{{}}}", parts.join(","))
-}
-
-/// Faults of finalizers.
-pub fn validate_finalizers(finalizers: &[Value], path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    for finalizer in finalizers.iter().filter_map(Value::as_str) {
-        errors.extend(
-            name::qualified_name(finalizer)
-                .into_iter()
-                .map(|m| FieldError::invalid(path, finalizer, m)),
-        );
-    }
-    let has = |text: &str| finalizers.iter().any(|f| f == text);
-    if has("orphan") && has("foregroundDeletion") {
-        let why = "finalizer orphan and foregroundDeletion cannot be both set";
-        errors.push(FieldError::invalid(path, finalizers, why));
-    }
-    errors
-}
-
-fn managed_fields(entries: &[Value], path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    for (i, entry) in entries.iter().enumerate() {
-        let path = path.index(i);
-        let operation = entry.text("/operation");
-        if !matches!(operation, "Apply" | "Update") {
-            errors.push(FieldError::invalid(
-                &path.child("operation"),
-                operation,
-                "must be `Apply` or `Update`",
-            ));
-        }
-        let kind = entry.text("/fieldsType");
-        if !kind.is_empty() && kind != "FieldsV1" {
-            errors.push(FieldError::invalid(
-                &path.child("fieldsType"),
-                kind,
-                "must be `FieldsV1`",
-            ));
-        }
-        errors.extend(validate_field_manager(entry.text("/manager"), &path.child("manager")));
-        if entry.text("/subresource").len() > SUBRESOURCE_MAX {
-            errors.push(FieldError::too_long(&path.child("subresource"), SUBRESOURCE_MAX));
-        }
-    }
-    errors
-}
-
-/// Faults of a field manager's name (managed fields, and the `fieldManager` parameter).
-pub fn validate_field_manager(manager: &str, path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    if manager.len() > MANAGER_MAX {
-        errors.push(FieldError::too_long(path, MANAGER_MAX));
-    }
-    for (i, c) in manager
-        .char_indices()
-        .filter(|(_, c)| c.is_control() || (c.is_whitespace() && *c != ' '))
-    {
-        let why = format!("invalid character U+{:04X} (at position {i})", u32::from(c));
-        errors.push(FieldError::invalid(path, manager, why));
-    }
-    errors
-}
-
 /// Names that are subdomains: most kinds.
 pub fn name_subdomain(text: &str, prefix: bool) -> Vec<String> {
     name::dns1123_subdomain(&mask(text, prefix))
@@ -596,64 +413,6 @@ fn mask(text: &str, prefix: bool) -> String {
         }
         _ => text.to_string(),
     }
-}
-
-/// Faults of `metav1.Condition`s: types unique, and each one complete.
-pub fn validate_conditions(conditions: &[Value], path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, condition) in conditions.iter().enumerate() {
-        let path = path.index(i);
-        let kind = condition.text("/type");
-        if seen.contains(&kind) {
-            errors.push(FieldError::duplicate(&path.child("type"), kind));
-        } else {
-            seen.push(kind);
-        }
-        errors.extend(
-            name::qualified_name(kind)
-                .into_iter()
-                .map(|m| FieldError::invalid(&path.child("type"), kind, m)),
-        );
-        let status = condition.text("/status");
-        if !matches!(status, "True" | "False" | "Unknown") {
-            errors.push(FieldError::not_supported(
-                &path.child("status"),
-                status,
-                &["False", "True", "Unknown"],
-            ));
-        }
-        if condition.int("/observedGeneration") < 0 {
-            let why = "must be greater than or equal to zero";
-            let place = path.child("observedGeneration");
-            errors.push(FieldError::invalid(&place, condition.int("/observedGeneration"), why));
-        }
-        if !condition.has("/lastTransitionTime") {
-            errors.push(FieldError::required(&path.child("lastTransitionTime"), ""));
-        }
-        let reason = condition.text("/reason");
-        let place = path.child("reason");
-        if reason.is_empty() {
-            errors.push(FieldError::required(&place, ""));
-        } else if !good_reason(reason) {
-            errors.push(FieldError::invalid(&place, reason, "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')"));
-        }
-        if reason.len() > 1024 {
-            errors.push(FieldError::too_long(&place, 1024));
-        }
-        if condition.text("/message").len() > 32 * 1024 {
-            errors.push(FieldError::too_long(&path.child("message"), 32 * 1024));
-        }
-    }
-    errors
-}
-
-fn good_reason(reason: &str) -> bool {
-    let b = reason.as_bytes();
-    b.first().is_some_and(u8::is_ascii_alphabetic)
-        && b.last().is_some_and(|c| c.is_ascii_alphanumeric() || *c == b'_')
-        && b.iter()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b',' | b':'))
 }
 
 #[cfg(test)]
