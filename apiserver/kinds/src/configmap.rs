@@ -79,8 +79,8 @@ fn validate(map: &Value) -> FieldErrors {
         size += value.as_str().map_or(0, decoded_len);
     }
     if size > DATA_MAX {
-        // The whole object is meant: upstream's path is empty here.
-        errors.push(FieldError::too_long(&Path::default(), DATA_MAX));
+        // The whole object is meant: upstream's path of one empty name, which reads like this.
+        errors.push(FieldError::too_long(&Path::new("[]"), DATA_MAX));
     }
     errors
 }
@@ -165,7 +165,7 @@ mod tests {
         let map = json!({"data": {"a": "x".repeat(DATA_MAX + 1)}});
         assert_eq!(
             validate(&map)[0].to_string(),
-            ": Too long: may not be more than 1048576 bytes"
+            "[]: Too long: may not be more than 1048576 bytes"
         );
     }
 }

@@ -1,5 +1,8 @@
 //! Jobs: pods that run until enough of them have succeeded.
 
+mod indexes;
+mod status;
+
 use crate::internal;
 use crate::pod::template;
 use crate::table::{self, AGE, NAME, column};
@@ -40,7 +43,7 @@ pub static KIND: Kind = Kind {
     validate_name: meta::name_subdomain,
     status: Some(Status {
         prepare: |new, old, _| put_back(new, old, "spec"),
-        validate: validate_status,
+        validate: status::validate,
     }),
     updates: &[],
     generation: true,
@@ -494,7 +497,7 @@ fn success_policy(spec: &Value, path: &Path) -> FieldErrors {
         }
         let mut total = 0;
         if let Some(text) = indexes {
-            match count_indexes(text, completions) {
+            match indexes::count(text, completions) {
                 Ok(number) => total = number,
                 Err(why) => {
                     let why = format!("error parsing succeededIndexes: {why}");
@@ -517,46 +520,6 @@ fn success_policy(spec: &Value, path: &Path) -> FieldErrors {
         }
     }
     errors
-}
-
-/// How many indexes `1,3-5,7` names: ascending, below `completions`.
-fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
-    let mut total = 0;
-    let mut last: Option<i64> = None;
-    if text.is_empty() {
-        return Ok(0);
-    }
-    for part in text.split(',') {
-        let number = |t: &str| {
-            t.parse::<i64>()
-                .map_err(|_| format!("cannot convert string to integer for index: \"{t}\""))
-        };
-        let (from, to) = match part.split_once('-') {
-            None => (number(part)?, number(part)?),
-            Some((_, b)) if b.contains('-') => {
-                return Err(format!(
-                    "the fragment \"{part}\" violates the requirement that an index interval can have at most two parts separated by '-'"
-                ));
-            }
-            Some((a, b)) => (number(a)?, number(b)?),
-        };
-        if last.is_some_and(|l| l >= from) {
-            return Err(format!(
-                "non-increasing order, previous: {}, current: {from}",
-                last.unwrap_or_default()
-            ));
-        }
-        if part.contains('-') && from >= to {
-            return Err(format!("non-increasing order, previous: {from}, current: {to}"));
-        }
-        if to >= completions {
-            let first = if from >= completions { from } else { to };
-            return Err(format!("too large index: \"{first}\""));
-        }
-        total += to - from + 1;
-        last = Some(to);
-    }
-    Ok(total)
 }
 
 fn validate_update(new: &Value, old: &Value) -> FieldErrors {
@@ -663,159 +626,6 @@ fn pretty_or_null(name: &str, value: &Value) -> BadValue {
 fn condition(job: &Value, kind: &str) -> bool {
     let found = job.items("/status/conditions").iter().find(|c| c.text("/type") == kind);
     found.is_some_and(|c| c.text("/status") == "True")
-}
-
-/// Faults of the lists of indexes in a status, where they change.
-fn status_indexes(new: &Value, old: &Value, indexed: bool) -> FieldErrors {
-    let mut errors = Vec::new();
-    let path = Path::new("status");
-    let completions = new.at("/spec/completions").as_i64();
-    let (done, was) = (
-        new.text("/status/completedIndexes"),
-        old.text("/status/completedIndexes"),
-    );
-    let place = path.child("completedIndexes");
-    if done != was {
-        if let Some(Err(why)) = completions.map(|c| count_indexes(done, c)) {
-            let why = format!("error parsing completedIndexes: {why}");
-            errors.push(FieldError::invalid(&place, done, why));
-        }
-        if !done.is_empty() && !indexed {
-            let why = "cannot set non-empty completedIndexes when non-indexed completion mode";
-            errors.push(FieldError::invalid(&place, done, why));
-        }
-    }
-    let (failed, was) = (
-        new.at("/status/failedIndexes").as_str(),
-        old.at("/status/failedIndexes").as_str(),
-    );
-    let place = path.child("failedIndexes");
-    if let Some(failed) = failed.filter(|_| failed != was) {
-        let per_index = new.has("/spec/backoffLimitPerIndex");
-        if per_index && let Some(Err(why)) = completions.map(|c| count_indexes(failed, c)) {
-            let why = format!("error parsing failedIndexes: {why}");
-            errors.push(FieldError::invalid(&place, failed, why));
-        }
-        if !per_index {
-            let why = "cannot set non-null failedIndexes when backoffLimitPerIndex is null";
-            errors.push(FieldError::invalid(&place, failed, why));
-        }
-    }
-    errors
-}
-
-fn validate_status(new: &Value, old: &Value) -> FieldErrors {
-    let path = Path::new("status");
-    let status = new.at("/status");
-    let mut errors = non_negatives(
-        status,
-        &["active", "succeeded", "failed", "ready", "terminating"],
-        &path,
-    );
-    let (complete, failed) = (condition(new, "Complete"), condition(new, "Failed"));
-    let (target, met) = (condition(new, "FailureTarget"), condition(new, "SuccessCriteriaMet"));
-    let finished = complete || failed;
-    let ended = !(condition(old, "Complete") || condition(old, "Failed")) && finished;
-    let at = path.child("conditions");
-    let mut fault = |broken: bool, why: &str| {
-        if broken {
-            errors.push(FieldError::invalid(&at, BadValue::Omitted, why));
-        }
-    };
-    fault(
-        complete && failed,
-        "cannot set Complete=True and Failed=true conditions",
-    );
-    fault(
-        complete && target,
-        "cannot set Complete=True and FailureTarget=true conditions",
-    );
-    fault(
-        failed && !condition(old, "Failed") && !target,
-        "cannot set Failed=True condition without the FailureTarget=true condition",
-    );
-    fault(
-        complete && !condition(old, "Complete") && !met,
-        "cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
-    );
-    fault(
-        met && failed,
-        "cannot set SuccessCriteriaMet=True and Failed=true conditions",
-    );
-    fault(
-        met && target,
-        "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions",
-    );
-    for kind in ["Failed", "Complete", "FailureTarget"] {
-        let why = format!("cannot disable the terminal {kind}=True condition");
-        fault(condition(old, kind) && !condition(new, kind), &why);
-    }
-    fault(
-        condition(old, "SuccessCriteriaMet") && !met,
-        "cannot disable the SuccessCriteriaMet=True condition",
-    );
-    let done = status.at("/completionTime");
-    let place = path.child("completionTime");
-    if !done.is_null() && !complete {
-        let why = "cannot set completionTime when there is no Complete=True condition";
-        errors.push(FieldError::invalid(&place, done, why));
-    }
-    if done.is_null() && complete {
-        errors.push(FieldError::required(
-            &place,
-            "completionTime is required for Complete jobs",
-        ));
-    }
-    if old.has("/status/completionTime") && !done.is_null() && done != old.at("/status/completionTime") {
-        errors.push(FieldError::invalid(&place, done, "field is immutable"));
-    }
-    let (active, terminating) = (status.int("/active"), status.int("/terminating"));
-    if ended && active > 0 {
-        errors.push(FieldError::invalid(
-            &path.child("active"),
-            active,
-            "active>0 is invalid for finished job",
-        ));
-    }
-    if ended && terminating > 0 {
-        let why = "terminating>0 is invalid for finished job";
-        errors.push(FieldError::invalid(&path.child("terminating"), terminating, why));
-    }
-    if ended && !status.has("/startTime") && !(new.flag("/spec/suspend") && new.at("/spec/completions") == 0) {
-        errors.push(FieldError::required(
-            &path.child("startTime"),
-            "startTime is required for finished job",
-        ));
-    }
-    let indexed = new.text("/spec/completionMode") == "Indexed";
-    errors.extend(status_indexes(new, old, indexed));
-    let ready = status.at("/ready").as_i64();
-    let moved = ready != old.at("/status/ready").as_i64() || active != old.int("/status/active");
-    if let Some(ready) = ready.filter(|r| moved && *r > active) {
-        let why = "cannot set more ready pods than active";
-        errors.push(FieldError::invalid(&path.child("ready"), ready, why));
-    }
-    for (key, counted) in [
-        ("failed", true),
-        (
-            "succeeded",
-            !(indexed && new.at("/spec/completions") == new.at("/spec/parallelism")),
-        ),
-    ] {
-        let (after, before) = (status.int(&format!("/{key}")), old.int(&format!("/status/{key}")));
-        if counted && after < before {
-            let why = format!("cannot decrease the {key} counter");
-            errors.push(FieldError::invalid(&path.child(key), after, why));
-        }
-    }
-    if let Some(ready) = status.at("/ready").as_i64().filter(|r| *r > active) {
-        errors.push(FieldError::invalid(
-            &path.child("ready"),
-            ready,
-            "cannot set more ready pods than active",
-        ));
-    }
-    errors
 }
 
 const COLUMNS: &[Column] = &[
@@ -933,13 +743,5 @@ mod tests {
         let mut moved = paused.clone();
         moved["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"});
         assert!(texts(&validate_update(&moved, &paused)).is_empty());
-    }
-
-    #[test]
-    fn indexes_ascend_below_the_number_of_completions() {
-        assert_eq!(count_indexes("0,2-4", 5), Ok(4));
-        assert!(count_indexes("2,1", 5).is_err());
-        assert!(count_indexes("5", 5).is_err());
-        assert!(count_indexes("x", 5).is_err());
     }
 }
