@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::codec::FramedRead;
 
 use super::remote::{STREAM_PROTOCOL, request};
-use super::{FAREWELL, IDLE, PIECE, spdy, websocket, writer};
+use super::{FAREWELL, IDLE, PIECE, finish, spdy, websocket, while_there, writer};
 use crate::api::Api;
 use crate::body::Body;
 use crate::kubelet::{Destination, pass_on};
@@ -97,11 +97,15 @@ async fn join(client: Upgraded, backend: Upgraded) {
         while let Ok(Some(Ok(event))) = tokio::time::timeout(IDLE, input.next()).await {
             match event {
                 websocket::Event::Data { text: false, bytes, .. } => {
-                    if to_backend.write_all(&bytes).await.is_err() || to_backend.flush().await.is_err() {
+                    let passed = async {
+                        to_backend.write_all(&bytes).await?;
+                        to_backend.flush().await
+                    };
+                    if !matches!(while_there(&client, passed).await, Some(Ok(()))) {
                         return;
                     }
                 }
-                websocket::Event::Ping(payload) => drop(client.send(websocket::pong(&payload)).await),
+                websocket::Event::Ping(payload) => drop(client.try_send(websocket::pong(&payload))),
                 websocket::Event::Pong => {}
                 // SPDY is no text.
                 websocket::Event::Data { .. } | websocket::Event::Close => return,
@@ -111,10 +115,7 @@ async fn join(client: Upgraded, backend: Upgraded) {
     tokio::select! { () = down => {}, () = up => {} }
     drop(client);
     let _ = tokio::time::timeout(FAREWELL, to_backend.shutdown()).await;
-    let abort = writing.abort_handle();
-    if tokio::time::timeout(FAREWELL, writing).await.is_err() {
-        abort.abort();
-    }
+    finish(writing).await;
 }
 
 #[cfg(test)]

@@ -96,6 +96,11 @@ pub fn pong(payload: &[u8]) -> Bytes {
     message(PONG, &[payload])
 }
 
+/// A message that its receiver answers.
+pub fn ping() -> Bytes {
+    message(PING, &[])
+}
+
 /// The end of the conversation.
 pub fn close(code: u16) -> Bytes {
     message(CLOSE, &[&code.to_be_bytes()])
