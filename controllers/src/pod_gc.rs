@@ -193,11 +193,13 @@ impl Collector {
     async fn remove(&self, reason: Reason, pod: &Pod) -> Result<(), ApiError> {
         info!(pod = %steersman_runtime::Key::of(pod), ?reason, "PodGC is force deleting Pod");
         if !pods::is_finished(pod) {
-            let mut status = json!({"phase": "Failed"});
+            let generation = pod.metadata.generation;
+            let mut status = json!({"phase": "Failed", "observedGeneration": generation});
             if reason == Reason::Orphaned {
                 status["conditions"] = json!([{
                     "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
                     "message": "PodGC: node no longer exists", "lastTransitionTime": Time(Timestamp::now()),
+                    "observedGeneration": generation,
                 }]);
             }
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});

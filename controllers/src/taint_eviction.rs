@@ -228,6 +228,7 @@ impl Eviction {
         let condition = serde_json::json!({
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
             "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": Time(Timestamp::now()),
+            "observedGeneration": pod.metadata.generation,
         });
         let patch = serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
         self.executor

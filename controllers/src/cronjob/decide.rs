@@ -64,13 +64,6 @@ pub fn decide(seen: &Observed) -> Plan {
     if cron.metadata.deletion_timestamp.is_some() {
         return plan;
     }
-    if cron.spec.schedule.contains("TZ") {
-        let text = format!(
-            "CRON_TZ or TZ used in schedule {:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
-            cron.spec.schedule
-        );
-        plan.remark(EventType::Warning, "UnsupportedSchedule", text);
-    }
     let zone = match cron.spec.time_zone.as_deref().map(|name| (name, TimeZone::get(name))) {
         None => None,
         Some((_, Ok(zone))) => Some(zone),
@@ -82,6 +75,13 @@ pub fn decide(seen: &Observed) -> Plan {
     };
     if cron.spec.suspend == Some(true) {
         return plan;
+    }
+    if cron.spec.schedule.contains("TZ") {
+        let text = format!(
+            "CRON_TZ or TZ used in schedule {:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
+            cron.spec.schedule
+        );
+        plan.remark(EventType::Warning, "UnsupportedSchedule", text);
     }
     let schedule = match Schedule::parse(&cron.spec.schedule, zone.as_ref()) {
         Ok(schedule) => schedule,
@@ -289,8 +289,8 @@ fn missed(
     let jump = SignedDuration::from_secs(step.saturating_mul((count - 2).max(0)));
     let mut recent = first;
     let mut at = first.checked_add(jump).unwrap_or(first);
-    if at > first {
-        // Not itself a scheduled time if the distances differ.
+    if at > first && matches!(schedule, Schedule::Calendar(_)) {
+        // Itself a scheduled time unless the distances differ; a fixed distance counts from there.
         at = at.checked_sub(SignedDuration::from_secs(1)).unwrap_or(first);
     }
     while let Some(next) = schedule.next(at).filter(|next| *next <= now) {

@@ -66,10 +66,11 @@ impl Schedule {
             "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
         ];
         const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+        // A star with a step of one is a star.
         let any = |field: &str| {
             field
                 .split(',')
-                .any(|part| part.starts_with(['*', '?']) && !part.contains('/'))
+                .any(|part| part.starts_with(['*', '?']) && part.split_once('/').is_none_or(|(_, step)| step == "1"))
         };
         Ok(Self::Calendar(Box::new(Calendar {
             zone,
@@ -190,6 +191,7 @@ mod tests {
             ("0 0 29 feb *", "2026-03-01T00:00:00Z", "2028-02-29T00:00:00Z"),
             ("0 0 1 * mon", "2026-03-03T00:00:00Z", "2026-03-09T00:00:00Z"),
             ("0 0 */2 * mon", "2026-03-03T00:00:00Z", "2026-03-05T00:00:00Z"),
+            ("0 0 */1 * mon", "2026-03-03T00:00:00Z", "2026-03-09T00:00:00Z"),
             ("59 23 31 2 *", "2026-03-03T00:00:00Z", "never"),
             ("@weekly", "2026-03-03T00:00:00Z", "2026-03-08T00:00:00Z"),
             ("@every 90s", "2026-03-03T00:00:00.5Z", "2026-03-03T00:01:30Z"),

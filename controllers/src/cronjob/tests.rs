@@ -75,6 +75,23 @@ fn a_time_that_was_used_is_not_used_again() {
 }
 
 #[test]
+fn a_fixed_distance_is_counted_from_the_creation_however_much_was_missed() {
+    let every = cron(json!({"schedule": "@every 90m"}), json!({}));
+    let plan = decide(&seen(every, vec![], "2026-03-01T17:00:00Z"));
+    assert_eq!(plan.start.unwrap().1.to_string(), "2026-03-01T16:25:00Z");
+}
+
+#[test]
+fn a_zone_inside_the_schedule_is_remarked_unless_the_job_is_suspended() {
+    let remarks = |suspend: bool| {
+        let cron = cron(json!({"schedule": "TZ=UTC 0 0 * * *", "suspend": suspend}), json!({}));
+        reasons(&decide(&seen(cron, vec![], NOON)))
+    };
+    assert_eq!(remarks(false), ["UnsupportedSchedule"]);
+    assert!(remarks(true).is_empty());
+}
+
+#[test]
 fn the_policy_says_what_happens_beside_a_running_job() {
     let plan = |policy: &str| {
         let cron = cron(json!({"concurrencyPolicy": policy}), active(&["old"]));

@@ -173,7 +173,7 @@ async fn unmark(this: Arc<Budgets>, key: Key) -> Result<Option<Duration>, String
         Some(_) => {}
     }
     let condition = json!({"type": "DisruptionTarget", "status": "False", "reason": null, "message": null,
-        "lastTransitionTime": format!("{now:.0}")});
+        "lastTransitionTime": format!("{now:.0}"), "observedGeneration": pod.metadata.generation});
     let body = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
     let action = Action::patch(pod.as_ref(), Some("status"), Patch::Strategic(body));
     match this.executor.one(action).await {
