@@ -8,7 +8,8 @@ use serde_json::Value;
 use steersman_admission::Cluster;
 use steersman_auth::{Follower, Lister};
 use steersman_schema::codec;
-use steersman_storage::cache::{Cache, Indexed, Indexer, Next, Object, Pairs, Scope};
+use steersman_schema::status::Status;
+use steersman_storage::cache::{self, Cache, Indexed, Indexer, Next, Object, Pairs, Scope};
 use steersman_storage::store::{self, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -61,16 +62,24 @@ impl Lister for CacheLister {
 
 #[async_trait::async_trait]
 impl Cluster for CacheLister {
-    async fn refresh(&self) -> Result<(), String> {
-        crate::api::fresh(&self.cache).await.map_err(|error| error.to_string())
+    async fn refresh(&self) -> Result<(), Box<Status>> {
+        let fresh = crate::api::fresh(&self.cache).await;
+        fresh.map_err(|error| match error {
+            cache::Error::Store(error) => Box::new(unanswered(error)),
+            other => Box::new(Status::internal(other)),
+        })
     }
 
-    async fn replace(&self, group: &str, plural: &str, object: &Value) -> Result<Option<Value>, String> {
-        let resource = self.resources.preferred(group, plural).ok_or("no such resource")?;
+    async fn replace(&self, group: &str, plural: &str, object: &Value) -> Result<Option<Value>, Box<Status>> {
+        let unfit = |why: &str| Box::new(Status::internal(why));
+        let resource = self.resources.preferred(group, plural);
+        let resource = resource.ok_or_else(|| unfit("no such resource"))?;
         let meta = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-        let expected: i64 = meta("resourceVersion").parse().map_err(|_| "no resourceVersion")?;
+        let expected: i64 = meta("resourceVersion")
+            .parse()
+            .map_err(|_| unfit("no resourceVersion"))?;
         let key = resource.key(meta("namespace"), meta("name"));
-        let stored = object::to_stored(resource, object).map_err(|status| status.message)?;
+        let stored = object::to_stored(resource, object).map_err(Box::new)?;
         match self.store.update(&key, stored, expected, None).await {
             Ok(revision) => {
                 let mut new = object.clone();
@@ -78,8 +87,22 @@ impl Cluster for CacheLister {
                 Ok(Some(new))
             }
             Err(store::Error::Conflict { .. }) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(Box::new(unanswered(error))),
         }
+    }
+}
+
+/// What a client is told whose request asked the store on the way, and the store did not answer.
+fn unanswered(error: store::Error) -> Status {
+    match error {
+        store::Error::Unavailable(_) | store::Error::NoSpace(_) => {
+            Status::service_unavailable("the store is unavailable").retry_after(1)
+        }
+        store::Error::Timeout(_) | store::Error::Unknown(_) => Status::timeout(
+            "request did not complete within requested timeout - context deadline exceeded",
+            0,
+        ),
+        other => Status::internal(other),
     }
 }
 

@@ -43,16 +43,16 @@ pub trait Cluster: Lister {
     /// read). Plugins call it once, before refusing for want of an object (upstream: a live GET).
     ///
     /// # Errors
-    /// When the store cannot say within the request's deadline; the text says why.
-    async fn refresh(&self) -> Result<(), String>;
+    /// When the store cannot say within the request's deadline: what the client is told then (503 or 504).
+    async fn refresh(&self) -> Result<(), Box<Status>>;
 
     /// Replaces an object in the store if its `resourceVersion` is still the stored one: the object with its new version, or
     /// `None` when somebody else was first. Only for what plugins keep count of themselves (the status of quotas).
     ///
     /// # Errors
-    /// When the store does not take it; the text says why.
-    async fn replace(&self, _group: &str, _plural: &str, _object: &Value) -> Result<Option<Value>, String> {
-        Err("the cluster is read only".to_owned())
+    /// When the store does not take it: what the client is told then.
+    async fn replace(&self, _group: &str, _plural: &str, _object: &Value) -> Result<Option<Value>, Box<Status>> {
+        Err(Box::new(Status::internal("the cluster is read only")))
     }
 
     /// Waits. Plugins wait only for what a controller is about to make; tests return at once.

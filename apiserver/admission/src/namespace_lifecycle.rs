@@ -83,10 +83,7 @@ impl Plugin for NamespaceLifecycle {
         let mut found = self.find(name);
         let active = found.as_ref().is_some_and(|n| text(n, "/status/phase") == "Active");
         if found.is_none() || (active && self.is_doubted(name, request.now)) {
-            self.cluster
-                .refresh()
-                .await
-                .map_err(|why| Box::new(Status::internal(why)))?;
+            self.cluster.refresh().await?;
             found = self.find(name);
         }
         let namespace = found.ok_or_else(|| Box::new(Status::not_found("", "namespaces", name)))?;

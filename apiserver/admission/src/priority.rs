@@ -67,10 +67,7 @@ impl Priority {
         let mut class = find();
         if class.is_none() {
             // Upstream refuses from its cache; a class made a moment ago by another server is waited for instead.
-            self.cluster
-                .refresh()
-                .await
-                .map_err(|why| Box::new(Status::internal(why)))?;
+            self.cluster.refresh().await?;
             class = find();
         }
         let missing = || request.forbidden(format!("no PriorityClass with name {name} was found"));

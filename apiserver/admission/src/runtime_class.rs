@@ -45,10 +45,7 @@ impl RuntimeClass {
         if let Some(why) = bad_name(name) {
             return Err(Box::new(Status::new(500, "", why)));
         }
-        self.cluster
-            .refresh()
-            .await
-            .map_err(|why| Box::new(Status::internal(why)))?;
+        self.cluster.refresh().await?;
         let missing = || Box::new(request.forbidden(format!("pod rejected: RuntimeClass {} not found", quote(name))));
         find().ok_or_else(missing).map(Some)
     }

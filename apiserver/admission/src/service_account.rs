@@ -64,10 +64,7 @@ impl ServiceAccount {
             if attempt > 0 {
                 self.cluster.pause(pause).await;
             }
-            self.cluster
-                .refresh()
-                .await
-                .map_err(|why| Box::new(Status::internal(why)))?;
+            self.cluster.refresh().await?;
             if let Some(account) = find() {
                 return Ok(account);
             }

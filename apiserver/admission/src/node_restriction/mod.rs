@@ -55,10 +55,7 @@ impl NodeRestriction {
         if let Some(found) = self.cluster.get("", plural, namespace, name) {
             return Ok(found);
         }
-        self.cluster
-            .refresh()
-            .await
-            .map_err(|why| Box::new(Status::internal(why)))?;
+        self.cluster.refresh().await?;
         let found = self.cluster.get("", plural, namespace, name);
         found.ok_or_else(|| Box::new(Status::not_found("", plural, name)))
     }

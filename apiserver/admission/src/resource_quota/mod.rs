@@ -67,14 +67,13 @@ impl ResourceQuota {
     }
 
     async fn charge(&self, request: &Request) -> Result<(), Box<Status>> {
-        let internal = |why: String| Box::new(Status::internal(why));
         let written = self.namespace(&request.namespace);
         let mut written = written.lock().await;
         // Quotas that took the charge already, while another had to be tried again.
         let mut charged: Vec<String> = Vec::new();
         for round in 0..ROUNDS {
             if round > 0 {
-                self.cluster.refresh().await.map_err(internal)?;
+                self.cluster.refresh().await?;
             }
             let mut quotas = self.quotas(&request.namespace, &mut written);
             quotas.retain(|quota| !charged.iter().any(|name| name == text(quota, "/metadata/name")));
@@ -85,12 +84,7 @@ impl ResourceQuota {
             let mut again = false;
             for quota in changed {
                 let name = text(&quota, "/metadata/name").to_owned();
-                match self
-                    .cluster
-                    .replace("", "resourcequotas", &quota)
-                    .await
-                    .map_err(internal)?
-                {
+                match self.cluster.replace("", "resourcequotas", &quota).await? {
                     Some(stored) => {
                         written.insert(name.clone(), stored);
                         charged.push(name);

@@ -14,6 +14,7 @@ use steersman_auth::authz::{Attributes, Outcome, Reason, Rules};
 use steersman_auth::lister::{Fixed, text};
 use steersman_auth::user::{User, UserInfo};
 use steersman_auth::{Authorizer, Lister};
+use steersman_schema::status::Status;
 
 use crate::Operation::Create;
 use crate::{Chain, Cluster, Operation, Request, Surroundings, UnknownPlugin, Warnings};
@@ -58,7 +59,7 @@ impl Lister for World {
 
 #[async_trait::async_trait]
 impl Cluster for World {
-    async fn refresh(&self) -> Result<(), String> {
+    async fn refresh(&self) -> Result<(), Box<Status>> {
         let late: Vec<_> = self.late.lock().drain(..).collect();
         for (group, plural, object) in late {
             self.objects.lock().put(group, plural, object);
@@ -66,7 +67,7 @@ impl Cluster for World {
         Ok(())
     }
 
-    async fn replace(&self, group: &str, plural: &str, object: &Value) -> Result<Option<Value>, String> {
+    async fn replace(&self, group: &str, plural: &str, object: &Value) -> Result<Option<Value>, Box<Status>> {
         let (namespace, name) = (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
         let mut objects = self.objects.lock();
         let stored = objects.get(group, plural, Some(namespace), name);
