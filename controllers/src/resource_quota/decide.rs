@@ -89,6 +89,26 @@ pub fn number(quota: &Value, hard: &Amounts, resource: &Counted, count: usize) -
     total
 }
 
+/// Whether less is counted of something than is charged.
+#[must_use]
+pub fn is_below(quota: &Value, counted: &Amounts) -> bool {
+    let charged = amounts::of(quota.pointer("/status/used"));
+    let below = |(name, count): (&String, &Quantity)| charged.get(name).is_some_and(|charge| count < charge);
+    counted.iter().any(below)
+}
+
+/// What is counted, or charged where that is more.
+#[must_use]
+pub fn not_below(quota: &Value, mut counted: Amounts) -> Amounts {
+    let charged = amounts::of(quota.pointer("/status/used"));
+    for (name, count) in &mut counted {
+        if let Some(charge) = charged.get(name).filter(|charge| *count < **charge) {
+            *count = *charge;
+        }
+    }
+    counted
+}
+
 /// The status with `counted` usage, if it differs from the one there is. What could not be counted stays as it was.
 #[must_use]
 pub fn status(quota: &Value, counted: &Amounts) -> Option<Value> {

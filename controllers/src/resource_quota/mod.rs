@@ -4,19 +4,21 @@
 //! Watches: resourcequotas, and of what they limit pods, services and claims whole, everything else by metadata, from the
 //! moment that a quota first asks for it. Writes: resourcequotas/status. [`decide`] counts, [`counts`] knows what is there.
 //!
-//! What stays true: what is created is charged by the API server's admission and not here, so a count never takes room
-//! back that was just given away; a resource that cannot be counted keeps its last figure.
+//! What stays true: what is created is charged by the API server's admission and not here, and a count never takes room
+//! back that was just given away ([`doubt`]); a resource that cannot be counted keeps its last figure.
 
 mod counts;
 pub mod decide;
+mod doubt;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::Value;
 use steersman_quota::amounts::{self, Amounts};
 use steersman_runtime::client::Resource;
@@ -27,6 +29,7 @@ use steersman_types::api::core::v1::ResourceQuota;
 use crate::act::{Action, Executor};
 use crate::context::Context;
 use counts::Counts;
+use doubt::{Doubts, SETTLED};
 
 const WORKERS: usize = 5;
 /// Upstream's `--resource-quota-sync-period`.
@@ -39,6 +42,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 struct Quotas {
     quotas: Informer<ResourceQuota>,
     counts: Counts,
+    doubts: Mutex<Doubts>,
     executor: Executor,
 }
 
@@ -66,6 +70,7 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
         let this = Arc::new(Quotas {
             quotas,
             counts,
+            doubts: Mutex::default(),
             executor,
         });
         queue
@@ -77,12 +82,17 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
 
 async fn reconcile(this: Arc<Quotas>, key: Key) -> Result<Option<Duration>, String> {
     let Some(quota) = this.quotas.get_key(&key) else {
+        this.doubts.lock().forget(&key);
         return Ok(None);
     };
     let quota = quota.to_value();
     let hard = amounts::of(quota.pointer("/spec/hard"));
     let new_limits = amounts::of(quota.pointer("/status/hard")) != hard;
-    let (counted, failures) = this.count(&key.namespace, &quota, &hard).await;
+    let (mut counted, failures) = this.count(&key.namespace, &quota, &hard).await;
+    let doubted = this.doubt(&key, &quota, &counted);
+    if doubted {
+        counted = decide::not_below(&quota, counted);
+    }
     if let Some(status) = decide::status(&quota, &counted) {
         match this.write(quota, status).await {
             Err(error) if error.is_not_found() => return Ok(None),
@@ -92,13 +102,28 @@ async fn reconcile(this: Arc<Quotas>, key: Key) -> Result<Option<Duration>, Stri
         }
     }
     if failures.is_empty() {
-        Ok(Some(if new_limits { RECOUNT } else { RESYNC }))
+        Ok(Some(match (new_limits, doubted) {
+            (true, _) => RECOUNT,
+            (false, true) => SETTLED,
+            (false, false) => RESYNC,
+        }))
     } else {
         Err(failures.join(", "))
     }
 }
 
 impl Quotas {
+    /// Whether the count is lower than what is charged, and may yet rise to it.
+    fn doubt(&self, key: &Key, quota: &Value, counted: &Amounts) -> bool {
+        let mut doubts = self.doubts.lock();
+        if !decide::is_below(quota, counted) {
+            doubts.forget(key);
+            return false;
+        }
+        let version = quota.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        !doubts.believe(key, version.unwrap_or_default(), Instant::now())
+    }
+
     async fn count(&self, namespace: &str, quota: &Value, hard: &Amounts) -> (Amounts, Vec<String>) {
         let now = Timestamp::now();
         let (mut total, mut failures) = (Amounts::new(), Vec::new());

@@ -1,9 +1,13 @@
 //! Counting agrees with charging.
 
+use std::time::{Duration, Instant};
+
 use super::decide::*;
+use super::doubt::{Doubts, SETTLED};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use steersman_quota::amounts;
+use steersman_runtime::Key;
 
 fn quota(hard: Value, spec: Value) -> Value {
     let mut quota = json!({"metadata": {"name": "q"}, "spec": {"hard": hard}});
@@ -66,6 +70,42 @@ fn objects_known_by_metadata_are_counted_under_both_names() {
         3,
     );
     assert_eq!(amounts::shown(&used), "configmaps=3,count/configmaps=3");
+}
+
+#[test]
+fn a_count_below_what_is_charged_raises_nothing_and_lowers_nothing_yet() {
+    let mut quota = quota(json!({"pods": "9", "services": "9"}), json!({}));
+    let count = |pods: &str, services: &str| amounts::of(Some(&json!({"pods": pods, "services": services})));
+    assert!(!is_below(&quota, &count("0", "0")), "nothing was charged so far");
+    quota["status"] = json!({"used": {"pods": "3", "services": "3"}});
+    assert!(!is_below(&quota, &count("3", "4")));
+    assert!(is_below(&quota, &count("2", "4")));
+    assert_eq!(amounts::shown(&not_below(&quota, count("2", "4"))), "pods=3,services=4");
+}
+
+#[test]
+fn a_lower_count_is_believed_when_nothing_was_charged_for_a_while() {
+    let (mut doubts, start) = (Doubts::default(), Instant::now());
+    let key = Key::new("n", "q");
+    let mut believe = |version: &str, millis: u64| doubts.believe(&key, version, start + Duration::from_millis(millis));
+    let settled = u64::try_from(SETTLED.as_millis()).unwrap();
+    assert!(!believe("1", 0));
+    assert!(!believe("1", settled - 1));
+    assert!(!believe("2", settled), "charged meanwhile");
+    assert!(!believe("2", 2 * settled - 1));
+    assert!(believe("2", 2 * settled));
+    assert!(
+        !believe("2", 2 * settled),
+        "it was written then: this would be another one"
+    );
+    let charges: Vec<bool> = (0..10_u64)
+        .map(|n| believe(&n.to_string(), 2 * settled + 300 * n))
+        .collect();
+    assert_eq!(
+        charges.iter().filter(|b| **b).count(),
+        1,
+        "not put off for ever: {charges:?}"
+    );
 }
 
 proptest! {
