@@ -225,3 +225,51 @@ fn a_rollout_is_paused_resumed_and_restarted() {
             .field("deployment web", "/spec/template/spec/containers/0/image")
     });
 }
+
+#[test]
+fn a_secret_keeps_a_token_of_its_account_until_either_goes() {
+    let ns = Namespace::new("kept-token");
+    let _ = ns.kubectl.run("create serviceaccount robot").ok();
+    let keep = |name: &str| {
+        let annotations = json!({"kubernetes.io/service-account.name": "robot"});
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+            "metadata": {"name": name, "annotations": annotations}});
+        ns.kubectl.apply(&secret.to_string());
+        let script = format!("get secret {name} -o go-template={{{{.data.token|base64decode}}}}");
+        let token = eventually("the secret is filled", 30, || {
+            let got = ns.kubectl.run(&script);
+            if got.code == 0 && got.stdout.split('.').count() == 3 {
+                Ok(got.stdout)
+            } else {
+                Err(got)
+            }
+        });
+        let data = ns.kubectl.field(&format!("secret {name}"), "/data");
+        let keys: Vec<&String> = data.as_object().into_iter().flat_map(|data| data.keys()).collect();
+        assert_eq!(keys, ["ca.crt", "namespace", "token"]);
+        token
+    };
+    let who = |token: &str| {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+        let args = ["create", "--validate=false", "-o", "json", "-f", "-"];
+        let review: Value = serde_json::from_str(&ns.kubectl.run_with(&args, &review.to_string()).ok()).expect("JSON");
+        review.pointer("/status/user/username").cloned().unwrap_or_default()
+    };
+    let (first, second) = (keep("first"), keep("second"));
+    let robot = json!(format!("system:serviceaccount:{}:robot", ns.name));
+    // A server's cache may be behind the secret for a moment, and it may remember for some seconds what a token was worth.
+    eventually_eq("the token is the account's", 30, robot.clone(), || who(&first));
+    eventually_eq("the other one too", 30, robot, || who(&second));
+    let _ = ns.kubectl.run("delete secret first").ok();
+    eventually_eq("a token ends with its secret", 30, Value::Null, || who(&first));
+    let _ = ns.kubectl.run("delete serviceaccount robot").ok();
+    eventually_eq("a token ends with its account", 30, Value::Null, || who(&second));
+    eventually("the secret goes with its account", 30, || {
+        let got = ns.kubectl.run("get secret second");
+        if got.stderr.contains("NotFound") {
+            Ok(())
+        } else {
+            Err(got)
+        }
+    });
+}

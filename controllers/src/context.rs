@@ -21,7 +21,7 @@ pub struct Controller {
     pub name: &'static str,
     /// Upstream's older name, accepted there as well.
     pub alias: &'static str,
-    /// In kube-system; whose rights the controller has with `--use-service-account-credentials`.
+    /// In kube-system; whose rights the controller has with `--use-service-account-credentials`. Empty: the program's own.
     pub service_account: &'static str,
     pub start: Start,
     /// Whether `--controllers=*` means it as well.
@@ -76,6 +76,8 @@ impl Default for Eviction {
 pub struct Settings {
     /// `--root-ca-file`: content, for kube-root-ca.crt.
     pub root_ca: Option<String>,
+    /// `--service-account-private-key-file`: signs the tokens kept in Secrets.
+    pub token_key: Option<Arc<crate::token_secrets::TokenKey>>,
     /// `--cluster-signing-cert-file` and `--cluster-signing-key-file`.
     pub signing: Option<(PathBuf, PathBuf)>,
     /// `--cluster-signing-duration`.
@@ -97,6 +99,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             root_ca: None,
+            token_key: None,
             signing: None,
             signing_duration: Duration::from_secs(365 * 24 * 3600),
             node_monitor_period: Duration::from_secs(5),
@@ -150,6 +153,7 @@ pub fn queue_name(controller: &str) -> &'static str {
         ("resourcequota-controller", "resourcequota_primary"),
         ("root-ca-certificate-publisher-controller", "root_ca_cert_publisher"),
         ("serviceaccount-controller", "serviceaccount"),
+        ("serviceaccount-token-controller", "serviceaccount_tokens_secret"),
         ("statefulset-controller", "statefulset"),
         ("taint-eviction-controller", "noexec_taint_pod"),
         ("token-cleaner-controller", "token_cleaner"),

@@ -44,6 +44,7 @@ pub mod serviceaccount;
 pub mod statefulset;
 pub mod taint_eviction;
 pub mod templates;
+pub mod token_secrets;
 pub mod tokens;
 pub mod ttl_after_finished;
 
@@ -54,6 +55,7 @@ use context::{Context, Controller};
 /// Every controller, in the order in which they start: name, older name, service account, start.
 #[rustfmt::skip]
 pub static ALL: &[Controller] = &[
+    Controller::new("serviceaccount-token-controller", "serviceaccount-token", "", token_secrets::start),
     Controller::new("bootstrap-signer-controller", "bootstrapsigner", "bootstrap-signer", bootstrap::start_signer).off(),
     Controller::new("certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller", csr::approve::start),
     Controller::new("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", csr::sign::start),

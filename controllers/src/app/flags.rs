@@ -1,6 +1,7 @@
 //! The controller manager's flags: upstream's names, each read by something.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,6 +10,7 @@ use steersman_runtime::flags::{LeaderFlags, LoggingFlags, ServingFlags, duration
 
 use crate::context::{Controller, Eviction, Settings};
 use crate::node_ipam::{Cidr, Pool};
+use crate::token_secrets::TokenKey;
 
 /// Upstream's controllers that are not written yet: `--controllers` may name them, so that command lines can be shared.
 pub(super) const ELSEWHERE: &[&str] = &[
@@ -25,8 +27,6 @@ pub(super) const ELSEWHERE: &[&str] = &[
     "persistentvolume-binder",
     "persistentvolume-expander-controller",
     "persistentvolume-expander",
-    "serviceaccount-token-controller",
-    "serviceaccount-token",
     "ttl-controller",
     "ttl",
 ];
@@ -62,7 +62,7 @@ pub struct Flags {
     /// The longest life of signed certificates.
     #[arg(long, default_value = "8760h", value_parser = duration, value_name = "DURATION")]
     pub cluster_signing_duration: Duration,
-    /// Key for service account tokens kept in Secrets; it must be readable. Nothing mints such tokens yet.
+    /// File with a PEM-encoded private RSA or ECDSA key that signs the service account tokens kept in Secrets.
     #[arg(long, value_name = "FILE")]
     pub service_account_private_key_file: Option<PathBuf>,
     /// How often the state of nodes is judged.
@@ -135,9 +135,13 @@ impl Flags {
             .map(read)
             .transpose()
             .context("error reading root-ca-file")?;
-        if let Some(path) = &self.service_account_private_key_file {
-            read(path).context("error reading key for service account token controller")?;
-        }
+        let token_key = self.service_account_private_key_file.as_ref().map(|path| {
+            let key = TokenKey::from_pem(read(path)?.as_bytes());
+            key.map(Arc::new).map_err(anyhow::Error::msg)
+        });
+        let token_key = token_key
+            .transpose()
+            .context("error reading key for service account token controller")?;
         let signing = self
             .cluster_signing_cert_file
             .clone()
@@ -148,6 +152,7 @@ impl Flags {
         }
         Ok(Settings {
             root_ca,
+            token_key,
             signing,
             signing_duration: self.cluster_signing_duration,
             node_monitor_period: self.node_monitor_period,

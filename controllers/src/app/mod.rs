@@ -119,7 +119,7 @@ impl Program {
         stop: &CancellationToken,
     ) -> Context {
         let user_agent = format!("{NAME}/{}", controller.name);
-        let client = if self.use_tokens {
+        let client = if self.use_tokens && !controller.service_account.is_empty() {
             let tokens = ServiceAccountTokens::new(self.client.clone(), controller.service_account);
             self.client.with_tokens(Arc::new(tokens), &user_agent)
         } else {

@@ -1,11 +1,15 @@
 //! Service account tokens: signature, issuer, time, and whether the objects a token is bound to are still the same.
 //!
 //! A token dies with its service account, its pod, its secret or its node: name and uid must match an object that is not
-//! deleted (a deletion takes [`LEEWAY`] to count, as on other clocks it may not have happened yet). Tokens without an
-//! expiry (those that upstream kept in Secrets before v1.24) are refused.
+//! deleted (a deletion takes [`LEEWAY`] to count, as on other clocks it may not have happened yet). A token kept in a
+//! Secret has an issuer and claims of its own, and no expiry: it is good as long as the Secret holds exactly it. Any other
+//! token without an expiry is refused.
 
 use std::sync::Arc;
 
+use aws_lc_rs::constant_time;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -17,6 +21,9 @@ use crate::user::{CREDENTIAL_ID, NODE_NAME, NODE_UID, POD_NAME, POD_UID, UserInf
 
 /// How far clocks may differ, seconds.
 const LEEWAY: i64 = 60;
+
+/// Who signs the tokens that are kept in Secrets: the token controller.
+const KEPT_ISSUER: &str = "kubernetes/serviceaccount";
 
 /// What is needed to accept service account tokens.
 pub struct ServiceAccounts {
@@ -36,11 +43,13 @@ impl ServiceAccounts {
         objects: &dyn Lister,
         now: Timestamp,
     ) -> Result<Option<Authentication>, Unauthorized> {
+        let whole = token;
         let Some(token) = Unverified::parse(token) else {
             return Ok(None);
         };
         let issuer = text(&token.claims, "/iss");
-        if !self.issuers.iter().any(|i| i == issuer) {
+        let kept = issuer == KEPT_ISSUER;
+        if !kept && !self.issuers.iter().any(|i| i == issuer) {
             return Ok(None);
         }
         let mut candidates = self
@@ -71,8 +80,12 @@ impl ServiceAccounts {
                 quoted(wanted)
             )));
         }
-        check_times(&claims, now)?;
-        let user = bound_user(&claims, objects, now)?;
+        let user = if kept {
+            kept_user(whole, &claims, objects)?
+        } else {
+            check_times(&claims, now)?;
+            bound_user(&claims, objects, now)?
+        };
         Ok(Some(Authentication {
             user: Arc::new(user),
             audiences: common,
@@ -117,6 +130,56 @@ fn check_times(claims: &Value, now: Timestamp) -> Result<(), Unauthorized> {
         return Err(Unauthorized::new("service account token is issued in the future"));
     }
     Ok(())
+}
+
+/// The user of a token that is kept in a Secret, if it is still there, and its account too.
+fn kept_user(token: &str, claims: &Value, objects: &dyn Lister) -> Result<UserInfo, Unauthorized> {
+    let claim = |name: &str| {
+        let key = format!("kubernetes.io/serviceaccount/{name}");
+        claims.get(&key).and_then(Value::as_str).unwrap_or_default()
+    };
+    let (namespace, secret) = (claim("namespace"), claim("secret.name"));
+    let (name, uid) = (claim("service-account.name"), claim("service-account.uid"));
+    for (value, what) in [
+        (namespace, "namespace"),
+        (secret, "secretName"),
+        (name, "serviceAccountName"),
+        (uid, "serviceAccountUID"),
+    ] {
+        if value.is_empty() {
+            return Err(Unauthorized::new(format!("{what} claim is missing")));
+        }
+    }
+    if text(claims, "/sub") != format!("system:serviceaccount:{namespace}:{name}") {
+        return Err(Unauthorized::new("sub claim is invalid"));
+    }
+    let going = |object: &Value| !text(object, "/metadata/deletionTimestamp").is_empty();
+    let gone = "Token has been invalidated";
+    let found = objects.get("", "secrets", Some(namespace), secret);
+    let found = found.ok_or_else(|| Unauthorized::stale(gone))?;
+    if going(&found) {
+        return Err(Unauthorized::new(gone));
+    }
+    // The secret may have been filled a moment ago.
+    let held = STANDARD.decode(text(&found, "/data/token")).unwrap_or_default();
+    if constant_time::verify_slices_are_equal(&held, token.as_bytes()).is_err() {
+        return Err(Unauthorized::stale("Token does not match server's copy"));
+    }
+    let account = objects
+        .get("", "serviceaccounts", Some(namespace), name)
+        .ok_or_else(|| Unauthorized::stale(format!("serviceaccounts {name:?} not found")))?;
+    if going(&account) {
+        return Err(Unauthorized::new(format!(
+            "ServiceAccount {namespace}/{name} has been deleted"
+        )));
+    }
+    let found = text(&account, "/metadata/uid");
+    if found != uid {
+        return Err(Unauthorized::stale(format!(
+            "ServiceAccount UID ({found}) does not match claim ({uid})"
+        )));
+    }
+    Ok(UserInfo::service_account(namespace, name, uid))
 }
 
 /// The user, if everything the token is bound to still exists.

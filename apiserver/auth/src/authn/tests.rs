@@ -403,6 +403,59 @@ fn a_token_dies_with_its_time_its_audience_its_key_and_its_objects() {
 }
 
 #[test]
+fn a_token_kept_in_a_secret_is_good_as_long_as_the_secret_holds_it() {
+    use base64::Engine;
+    let issuer = issuer();
+    let place = "kubernetes.io/serviceaccount";
+    let claims = json!({"iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:ns:builder",
+        format!("{place}/namespace"): "ns", format!("{place}/secret.name"): "kept",
+        format!("{place}/service-account.name"): "builder", format!("{place}/service-account.uid"): "sa-uid"});
+    let signed = |claims: &Value| crate::token::jws::sign(&issuer.key, claims).expect("signs");
+    let token = signed(&claims);
+    let secret = |token: &str, deleted: Option<&str>| {
+        let data = base64::engine::general_purpose::STANDARD.encode(token);
+        json!({"metadata": {"namespace": "ns", "name": "kept", "deletionTimestamp": deleted}, "data": {"token": data}})
+    };
+    let asked = |secret: Option<Value>, token: &str| {
+        let mut objects = cluster();
+        secret.into_iter().for_each(|s| objects.put("", "secrets", s));
+        let server = server(&issuer, objects, Anonymous::health());
+        let found = server.authenticator.token(token, &[], now());
+        found.map(|a| a.user.name.clone()).map_err(|e| e.why)
+    };
+    assert_eq!(
+        asked(Some(secret(&token, None)), &token).as_deref(),
+        Ok("system:serviceaccount:ns:builder")
+    );
+    let mut renamed = claims.clone();
+    renamed["sub"] = "system:serviceaccount:ns:other".into();
+    let mut replaced = claims;
+    replaced[format!("{place}/service-account.uid")] = "old".into();
+    let (renamed, replaced) = (signed(&renamed), signed(&replaced));
+    for (secret, token, why) in [
+        (None, &token, "Token has been invalidated"),
+        (
+            Some(secret(&token, Some("2026-12-31T23:59:59Z"))),
+            &token,
+            "Token has been invalidated",
+        ),
+        (
+            Some(secret("another", None)),
+            &token,
+            "Token does not match server's copy",
+        ),
+        (Some(secret(&renamed, None)), &renamed, "sub claim is invalid"),
+        (
+            Some(secret(&replaced, None)),
+            &replaced,
+            "ServiceAccount UID (sa-uid) does not match claim (old)",
+        ),
+    ] {
+        assert_eq!(asked(secret, token), Err(why.to_owned()));
+    }
+}
+
+#[test]
 fn a_deleted_pod_takes_its_token_along_after_a_minute() {
     let issuer = issuer();
     let mut objects = cluster();
