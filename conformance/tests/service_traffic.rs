@@ -204,6 +204,15 @@ fn inside_traffic_stays_on_its_node_when_told_to_or_prefers_it() {
             from_pod(&ns, client, "http://strict/")
         });
     }
+    let _ = ns.kubectl.run("delete pod one --wait=true").ok();
+    comes_to(
+        "another node's endpoint, when this node's is gone",
+        "two version 1",
+        || from_pod(&ns, "first", "http://close/"),
+    );
+    comes_to("the strict one has none", "silence", || {
+        from_pod(&ns, "first", "http://strict/")
+    });
     patch(
         &ns,
         "service/close",
@@ -246,13 +255,13 @@ fn external_and_balancer_addresses_lead_inside_and_balancers_can_ask_for_health(
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (body, code) = text.rsplit_once("} ").unwrap_or(("", &text));
         let body: Value = serde_json::from_str(&format!("{body}}}")).unwrap_or_default();
-        (
-            code.to_owned(),
-            body["localEndpoints"].clone(),
-            body["service"]["name"].clone(),
-        )
+        (code.to_owned(), body)
     };
-    let state = |code: &str, count: u32| (code.to_owned(), json!(count), json!("web"));
+    let state = |code: &str, count: u32| {
+        let service = json!({"namespace": ns.name, "name": "web"});
+        let body = json!({"service": service, "localEndpoints": count, "serviceProxyHealthy": true});
+        (code.to_owned(), body)
+    };
     eventually("without endpoints no node is healthy", 30, || {
         let seen = [ask("node-1"), ask("node-2")];
         if seen == [state("503 0", 0), state("503 0", 0)] {
@@ -295,6 +304,13 @@ fn external_and_balancer_addresses_lead_inside_and_balancers_can_ask_for_health(
     });
     ranges("10.231.0.0/16");
     comes_to("a guest", "one version 1", || from_pod(&ns, "other", &url));
+    // A balancer that is a proxy itself must get what is sent to it.
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": balancer, "ipMode": "Proxy"}]}}});
+    patch(&ns, "service/web", &["--subresource=status"], &status);
+    eventually("the balancer's address is left to the balancer", 30, || {
+        let seen = from_pod(&ns, "other", &url);
+        if seen.contains("version 1") { Err(seen) } else { Ok(()) }
+    });
 }
 
 #[test]

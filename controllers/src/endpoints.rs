@@ -3,12 +3,14 @@
 //! Watches: services, pods, endpoints. Writes: endpoints, events. [`decide`] is pure: subsets group addresses by ports,
 //! as clients of the old API expect. At most 1000 addresses are kept; the annotation
 //! `endpoints.kubernetes.io/over-capacity: truncated` tells when some are missing.
+//! A start removes what Services have left that went while nobody looked, as upstream's does.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use steersman_runtime::events::{EventType, reference};
 use steersman_runtime::{Event, Informer, Key};
@@ -20,6 +22,7 @@ use steersman_types::api::core::v1::{
 use crate::act::{Action, Executor};
 use crate::context::Context;
 use crate::endpointslice::decide::{HEADLESS, addresses, is_headless};
+use crate::endpointslice::trigger::{self, Triggers};
 use crate::endpointslice::{on_pods, port, selector};
 use crate::own::OwnWrites;
 use crate::{labels, pods};
@@ -29,6 +32,10 @@ const MAX_ADDRESSES: usize = 1000;
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
+/// Endpoints with this annotation are an election's and never had a Service.
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+/// After this time at the latest the caches of both kinds show the moment of the start.
+const CERTAIN: Duration = Duration::from_secs(10);
 
 struct Legacy {
     services: Informer<Service>,
@@ -38,6 +45,7 @@ struct Legacy {
     own: OwnWrites<Key>,
     /// Services that were seen to go: their Endpoints go too, also those that somebody made by hand.
     gone: Mutex<HashSet<Key>>,
+    triggers: Triggers,
 }
 
 /// See the module.
@@ -56,10 +64,12 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
             executor,
             own,
             gone: Mutex::default(),
+            triggers: Triggers::default(),
         });
         this.services.synced().await;
         this.pods.synced().await;
         this.endpoints.synced().await;
+        let left = left_over(&this.endpoints.list(), |key| this.services.get_key(key).is_some());
         let queue = context.queue::<Key>();
         let adding = queue.clone();
         let marking = this.clone();
@@ -74,9 +84,21 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
         let adding = queue.clone();
         this.endpoints
             .on_event(move |event| adding.add(Key::of(event.object().as_ref())));
-        queue
-            .run("service", WORKERS, move |key| reconcile(this.clone(), key))
-            .await;
+        let looking = this.clone();
+        let remove_left_over = async {
+            tokio::time::sleep(CERTAIN).await;
+            for old in left {
+                let key = Key::of(old.as_ref());
+                let same = looking.endpoints.get_key(&key);
+                let same = same.is_some_and(|now| now.metadata.uid == old.metadata.uid);
+                if same && looking.services.get_key(&key).is_none() {
+                    looking.gone.lock().insert(key.clone());
+                    queue.add(key);
+                }
+            }
+        };
+        let work = queue.run("service", WORKERS, move |key| reconcile(this.clone(), key));
+        tokio::join!(work, remove_left_over);
         Ok(())
     })
 }
@@ -89,15 +111,19 @@ async fn reconcile(this: Arc<Legacy>, key: Key) -> Result<Option<Duration>, Stri
     let plan = match &service {
         // Without a Service that went, only what this controller made: others keep Endpoints of their own (old leader
         // elections, or the ones for a Service that comes later).
-        None => current
-            .filter(|e| deleted || managed(e))
-            .map(|e| Action::delete(e.as_ref())),
+        None => {
+            this.triggers.forget(&key);
+            current
+                .filter(|e| deleted || managed(e))
+                .map(|e| Action::delete(e.as_ref()))
+        }
         Some(service) => match selector(service) {
             None => None,
             Some(selector) => {
                 let mut pods = this.pods.list_in(&key.namespace);
                 pods.retain(|pod| labels::all_of(selector, pod.metadata.labels.as_ref()));
-                decide(service, &pods, current.as_deref())
+                let changed = this.triggers.changed(&key, service, &pods);
+                decide(service, &pods, current.as_deref(), changed)
             }
         },
     };
@@ -150,9 +176,25 @@ fn managed(endpoints: &Endpoints) -> bool {
         .is_some_and(|by| by == MANAGER)
 }
 
-/// Pure: the write that brings a Service's Endpoints up to date, if they are not.
+/// Endpoints whose Service is not there. If that is still so after [`CERTAIN`], they are taken for those of Services that
+/// went while nobody looked.
+fn left_over(all: &[Arc<Endpoints>], has_service: impl Fn(&Key) -> bool) -> Vec<Arc<Endpoints>> {
+    let elections = |e: &Endpoints| e.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(LEADER));
+    let left = all
+        .iter()
+        .filter(|e| !elections(e) && !has_service(&Key::of(e.as_ref())));
+    left.cloned().collect()
+}
+
+/// Pure: the write that brings a Service's Endpoints up to date, if they are not. `changed` is the time of the change that
+/// it is for.
 #[must_use]
-pub fn decide(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Option<Action> {
+pub fn decide(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    current: Option<&Endpoints>,
+    changed: Option<Timestamp>,
+) -> Option<Action> {
     let (subsets, truncated) = truncate(subsets(service, pods));
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS);
@@ -181,6 +223,10 @@ pub fn decide(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>)
     new.subsets = Some(subsets);
     new.metadata.labels = Some(labels);
     let annotations = new.metadata.annotations.get_or_insert_default();
+    match changed {
+        Some(at) => annotations.insert(trigger::ANNOTATION.to_owned(), at.to_string()),
+        None => annotations.remove(trigger::ANNOTATION),
+    };
     if truncated {
         annotations.insert(OVER_CAPACITY.to_owned(), "truncated".to_owned());
     } else {
@@ -341,17 +387,17 @@ mod tests {
     #[test]
     fn ready_and_unready_pods_share_a_subset_and_a_second_run_does_nothing() {
         let pods = [pod(1, true), pod(2, false)];
-        let endpoints = made(decide(&service(), &pods, None));
+        let endpoints = made(decide(&service(), &pods, None, None));
         let subset = &endpoints.subsets.as_ref().unwrap()[0];
         assert_eq!(subset.addresses.as_ref().unwrap().len(), 1);
         assert_eq!(subset.not_ready_addresses.as_ref().unwrap().len(), 1);
-        assert_eq!(decide(&service(), &pods, Some(&endpoints)), None);
+        assert_eq!(decide(&service(), &pods, Some(&endpoints), None), None);
     }
 
     #[test]
     fn more_than_a_thousand_addresses_are_cut_and_marked() {
         let pods: Vec<_> = (0..1100).map(|i| pod(i, i % 2 == 0)).collect();
-        let endpoints = made(decide(&service(), &pods, None));
+        let endpoints = made(decide(&service(), &pods, None, None));
         let subset = &endpoints.subsets.as_ref().unwrap()[0];
         assert_eq!(subset.addresses.as_ref().unwrap().len(), 550);
         assert_eq!(subset.not_ready_addresses.as_ref().unwrap().len(), 450);
@@ -363,6 +409,33 @@ mod tests {
                 .unwrap()
                 .contains_key(OVER_CAPACITY)
         );
-        assert_eq!(decide(&service(), &pods, Some(&endpoints)), None);
+        assert_eq!(decide(&service(), &pods, Some(&endpoints), None), None);
+    }
+
+    #[test]
+    fn the_change_that_a_write_is_for_is_noted_and_its_time_alone_is_no_reason_to_write() {
+        let at: Timestamp = "2026-01-01T00:00:05Z".parse().unwrap();
+        let endpoints = made(decide(&service(), &[pod(1, true)], None, Some(at)));
+        let note = |e: &Endpoints| e.metadata.annotations.as_ref()?.get(trigger::ANNOTATION).cloned();
+        assert_eq!(note(&endpoints).unwrap(), "2026-01-01T00:00:05Z");
+        assert_eq!(decide(&service(), &[pod(1, true)], Some(&endpoints), None), None);
+        let later = made(decide(&service(), &[pod(1, false)], Some(&endpoints), None));
+        assert_eq!(note(&later), None);
+    }
+
+    #[test]
+    fn what_services_have_left_is_found_but_for_elections() {
+        let endpoints = |name: &str, annotations: serde_json::Value| {
+            let value = json!({"metadata": {"namespace": "ns", "name": name, "annotations": annotations}});
+            Arc::new(Endpoints::from_value(&value).unwrap())
+        };
+        let all = [
+            endpoints("served", json!({})),
+            endpoints("left", json!({})),
+            endpoints("election", json!({LEADER: "{}"})),
+        ];
+        let found = left_over(&all, |key| key.name == "served");
+        let found: Vec<Key> = found.iter().map(|e| Key::of(e.as_ref())).collect();
+        assert_eq!(found, [Key::new("ns", "left")]);
     }
 }

@@ -109,6 +109,51 @@ hairpin-connections { 10.231.1.2 . 10.231.1.2 . tcp . 8080 }
     assert_eq!(of(&sticky, &[HERE, THERE]), expected);
 }
 
+#[test]
+fn sctp_has_rules_of_its_own_beside_a_tcp_port_of_the_same_number() {
+    let service = service(
+        "core",
+        json!({"type": "LoadBalancer", "clusterIP": "10.232.0.9", "externalIPs": ["192.0.2.9"],
+            "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": ["203.0.113.0/24"],
+            "ports": [{"name": "s", "port": 38412, "nodePort": 30412, "protocol": "SCTP"},
+                {"name": "t", "port": 38412, "nodePort": 30412, "protocol": "TCP"}]}),
+    );
+    let mut balanced = service.clone();
+    balanced.status =
+        serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.10"}]}})).expect("a status");
+    let slices = [
+        slice("core", json!({"name": "s", "port": 5000, "protocol": "SCTP"}), &[HERE]),
+        slice("core", json!({"name": "t", "port": 6000, "protocol": "TCP"}), &[]),
+    ];
+    let expected = "\
+chain cluster/ns/core/sctp/38412
+  meta l4proto sctp dnat to 10.231.1.2:5000
+chain external/ns/core/sctp/38412
+  meta mark set meta mark or 0x00004000
+  goto cluster/ns/core/sctp/38412
+chain firewall/ns/core/sctp/38412
+  ip saddr != { 203.0.113.0/24 } drop
+chain firewall/ns/core/tcp/38412
+  ip saddr != { 203.0.113.0/24 } drop
+service-ips { 10.232.0.9 . sctp . 38412 : goto cluster/ns/core/sctp/38412 }
+service-ips { 192.0.2.10 . sctp . 38412 : goto external/ns/core/sctp/38412 }
+service-ips { 192.0.2.9 . sctp . 38412 : goto external/ns/core/sctp/38412 }
+service-nodeports { sctp . 30412 : goto external/ns/core/sctp/38412 }
+no-endpoint-services { 10.232.0.9 . tcp . 38412 : goto reject-chain }
+no-endpoint-services { 192.0.2.10 . tcp . 38412 : goto reject-chain }
+no-endpoint-services { 192.0.2.9 . tcp . 38412 : goto reject-chain }
+no-endpoint-nodeports { tcp . 30412 : goto reject-chain }
+firewall-ips { 192.0.2.10 . sctp . 38412 : goto firewall/ns/core/sctp/38412 }
+firewall-ips { 192.0.2.10 . tcp . 38412 : goto firewall/ns/core/tcp/38412 }
+cluster-ips { 10.232.0.9 }
+hairpin-connections { 10.231.1.2 . 10.231.1.2 . sctp . 5000 }
+";
+    assert_eq!(
+        text(&fragment(&balanced, &slices, Family::V4, &node(), &settings())),
+        expected
+    );
+}
+
 fn node_port(policy: &str) -> Service {
     service(
         "np",

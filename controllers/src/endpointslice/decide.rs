@@ -11,6 +11,7 @@ use steersman_types::api::discovery::v1::{Endpoint, EndpointConditions, Endpoint
 
 use super::hints::{self, Shares};
 use super::port;
+use super::trigger;
 use crate::act::Action;
 use crate::{owners, pods};
 
@@ -19,7 +20,6 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
-const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// What the caches say about one Service with a selector.
 #[derive(Clone, Debug)]
@@ -296,8 +296,8 @@ impl Changes {
         for slice in self.slices.create.iter_mut().chain(&mut self.slices.update) {
             let annotations = slice.metadata.annotations.get_or_insert_default();
             match trigger {
-                Some(at) => annotations.insert(TRIGGER.to_owned(), at.to_string()),
-                None => annotations.remove(TRIGGER),
+                Some(at) => annotations.insert(trigger::ANNOTATION.to_owned(), at.to_string()),
+                None => annotations.remove(trigger::ANNOTATION),
             };
         }
     }

@@ -13,13 +13,13 @@ pub mod hints;
 pub mod port;
 #[cfg(test)]
 mod tests;
+pub mod trigger;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use steersman_runtime::events::{EventType, reference};
 use steersman_runtime::{Event, Informer, Key, WorkQueue};
@@ -32,6 +32,7 @@ use crate::own::OwnWrites;
 use crate::{labels, pods};
 use decide::{MANAGER, Observed, SERVICE_NAME, Told, decide};
 use hints::Mode;
+use trigger::Triggers;
 
 const WORKERS: usize = 5;
 
@@ -42,16 +43,9 @@ struct Slices {
     slices: Informer<EndpointSlice>,
     executor: Executor,
     own: OwnWrites<Key>,
-    times: Mutex<HashMap<Key, Times>>,
+    triggers: Triggers,
     /// What was last said about hints; only of Services that want them by the size of zones.
     told: Mutex<HashMap<Key, Told>>,
-}
-
-/// What a Service's last run knew about times, to tell what has changed since.
-#[derive(Clone, Debug, Default)]
-struct Times {
-    service: Option<Timestamp>,
-    pods: HashMap<String, Option<Timestamp>>,
 }
 
 /// Queues the Services that a pod's change may concern. Shared with the endpoints controller.
@@ -119,7 +113,7 @@ pub fn start(context: Context) -> BoxFuture<'static, anyhow::Result<()>> {
             slices,
             executor,
             own,
-            times: Mutex::default(),
+            triggers: Triggers::default(),
             told: Mutex::default(),
         });
         this.services.synced().await;
@@ -188,7 +182,7 @@ impl Slices {
             .collect();
         let mut slices = self.slices.list_in(&key.namespace);
         slices.retain(|slice| service_of(slice).as_ref() == Some(key) && slice.metadata.deletion_timestamp.is_none());
-        let trigger = self.trigger(key, &service, &pods);
+        let trigger = self.triggers.changed(key, &service, &pods);
         let shares = (hints::mode(&service) == Mode::Proportional)
             .then(|| hints::shares(&self.nodes.list()).map(Arc::new))
             .flatten();
@@ -202,30 +196,6 @@ impl Slices {
             shares,
             told,
         })
-    }
-
-    /// The earliest of the changes since the last run, for the annotation from which network latency is measured.
-    fn trigger(&self, key: &Key, service: &Service, pods: &[Arc<Pod>]) -> Option<Timestamp> {
-        let now = Times {
-            service: service.metadata.creation_timestamp.as_ref().map(|t| t.0),
-            pods: pods
-                .iter()
-                .map(|p| (p.metadata.name.clone().unwrap_or_default(), pods::ready_since(p)))
-                .collect(),
-        };
-        let before = self.times.lock().insert(key.clone(), now.clone());
-        let Some(before) = before else {
-            // First seen: the latest of everything explains the present state.
-            return now.pods.values().copied().flatten().chain(now.service).max();
-        };
-        let changed = now
-            .pods
-            .iter()
-            .filter(|(name, at)| before.pods.get(*name) != Some(*at))
-            .filter_map(|(_, at)| *at);
-        changed
-            .chain(now.service.filter(|_| before.service != now.service))
-            .min()
     }
 }
 
@@ -244,7 +214,7 @@ fn service_of(slice: &Arc<EndpointSlice>) -> Option<Key> {
 async fn reconcile(this: Arc<Slices>, key: Key) -> Result<Option<Duration>, String> {
     this.own.seen(&key).await?;
     let Some(seen) = this.observe(&key) else {
-        this.times.lock().remove(&key);
+        this.triggers.forget(&key);
         this.told.lock().remove(&key);
         return Ok(None);
     };
