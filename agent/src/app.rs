@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use crate::allocations::Allocations;
 use crate::api::ApiWriter;
 use crate::certs::{self, store::Store};
-use crate::cgroups::Cgroups;
+use crate::cgroups::{Cgroups, NodeShare};
 use crate::config::KubeletConfiguration;
 use crate::context::Context;
 use crate::dns::{DnsSettings, parse_resolv_conf};
@@ -33,10 +33,10 @@ use crate::node::{VERSION, lease};
 use crate::overrides::Overrides;
 use crate::pods::Pods;
 use crate::quantity::{milli, value};
-use crate::runtime::resources::NodeLimits;
+use crate::runtime::resources::{NodeLimits, Swap};
 use crate::server::{Server, serve_health};
 use crate::sources::ApiObjects;
-use crate::statics::{Mirrors, files};
+use crate::statics::{Mirrors, files, url};
 use crate::stats::Figures;
 use crate::volumes::Volumes;
 
@@ -140,9 +140,18 @@ pub async fn run(flags: Flags) -> Result<(), String> {
     if !cgroups.is_v2() && config.fail_cgroup_v1 {
         return Err("kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is deprecated and will be removed in a future release".into());
     }
+    if !cgroups.is_v2() && config.single_process_oom_kill == Some(false) {
+        return Err(
+            "invalid configuration: singleProcessOOMKill must not be explicitly set to false when using cgroup v1"
+                .into(),
+        );
+    }
     cgroups
         .init()
         .map_err(|e| format!("failed to initialize the cgroups of pods: {e}"))?;
+    if let Err(e) = cgroups.limit_pods(share_of_pods(&config, &machine)) {
+        tracing::warn!(error = %e, "Failed to update Node Allocatable Limits");
+    }
 
     let services: Informer<Service> = Informer::start(client.clone(), ListOptions::all());
     let known_services = services.clone();
@@ -151,6 +160,12 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         quota: config.cpu_cfs_quota,
         quota_period,
         cgroup_v2: cgroups.is_v2(),
+        single_oom_kill: config.single_process_oom_kill.unwrap_or(!cgroups.is_v2()),
+        swap: Swap {
+            limitable: cgroups.limits_swap(),
+            limited: config.memory_swap.limited(),
+            capacity: machine.swap,
+        },
     };
     let objects = Arc::new(ApiObjects::new(client.clone()));
     let parallel = if config.serialize_image_pulls {
@@ -166,6 +181,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         volumes: Volumes::new(&root_dir, objects.clone()),
         objects,
         images: Images::new(runtime.clone(), parallel, &root_dir),
+        turns: crate::turns::Turns::default(),
         cgroups,
         dns: dns_settings(&config)?,
         node: node_limits,
@@ -193,7 +209,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         pods.clone(),
         &node,
         memory,
-        pods_memory(&config, &machine),
+        u64::try_from(share_of_pods(&config, &machine).memory).unwrap_or(0),
     );
     let figures = Arc::new(figures);
     let certificate: Arc<tls::Changing> = Arc::default();
@@ -255,6 +271,12 @@ pub async fn run(flags: Flags) -> Result<(), String> {
     if let Some(path) = config.static_pod_path.clone() {
         let every = config.file_check_frequency;
         tokio::spawn(files::run(path, node.clone(), every, pods.clone()));
+    }
+    if !config.static_pod_url.is_empty() {
+        let source = url::Source::new(&config.static_pod_url, &config.static_pod_url_header)?;
+        mirrors.expect();
+        let every = config.http_check_frequency;
+        tokio::spawn(source.run(node.clone(), every, pods.clone(), mirrors.clone()));
     }
     recorder.event(&reference(&node), EventType::Normal, "Starting", "Starting kubelet.");
     let registered = Arc::new(Notify::new());
@@ -403,12 +425,23 @@ fn dns_settings(config: &KubeletConfiguration) -> Result<DnsSettings, String> {
     })
 }
 
-/// What pods together may use of the machine's memory: all but what is reserved for others.
-fn pods_memory(config: &KubeletConfiguration, machine: &Machine) -> u64 {
-    let reserved = [&config.kube_reserved, &config.system_reserved];
-    let reserved = reserved.iter().filter_map(|r| r.get("memory"));
-    let reserved: i64 = reserved.map(|q| value(&steersman_types::Quantity(q.clone()))).sum();
-    u64::try_from(machine.memory.saturating_sub(reserved)).unwrap_or(0)
+/// What pods together may use of the machine: all but what is reserved for others.
+fn share_of_pods(config: &KubeletConfiguration, machine: &Machine) -> NodeShare {
+    let reserved = |name: &str, read: fn(&steersman_types::Quantity) -> i64| -> i64 {
+        let both = [&config.kube_reserved, &config.system_reserved];
+        let given = both.iter().filter_map(|r| r.get(name));
+        given.map(|q| read(&steersman_types::Quantity(q.clone()))).sum()
+    };
+    let processes = crate::stats::machine::processes(steersman_types::jiff::Timestamp::now());
+    NodeShare {
+        cpu: machine
+            .cpus
+            .saturating_mul(1000)
+            .saturating_sub(reserved("cpu", milli))
+            .max(0),
+        memory: machine.memory.saturating_sub(reserved("memory", value)).max(0),
+        processes: processes.map(|p| p.max_pid.saturating_sub(reserved("pid", value)).max(0)),
+    }
 }
 
 fn allocatable_numbers(config: &KubeletConfiguration, machine: &Machine, root: &Path) -> crate::env::Allocatable {

@@ -4,8 +4,13 @@
 //! own groups are the runtime's business. Works with cgroup v1 (a tree per controller) and v2 (one tree); which of them
 //! is seen once, at start. Plain file access.
 
+#[cfg(test)]
+mod kernel;
+mod limits;
+mod pressure;
 mod usage;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +19,8 @@ use steersman_types::api::core::v1::Pod;
 use crate::pod::{self, demand, qos::Qos, qos::qos};
 use crate::runtime::resources::{quota, shares, weight};
 
+pub use limits::NodeShare;
+pub use pressure::{Pressure, Pressures};
 pub use usage::{Memory, Usage};
 
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -70,6 +77,11 @@ impl Cgroups {
         format!("{}{class}/pod{}", self.root, pod::uid(pod))
     }
 
+    /// The group of one of its containers: the runtime names it by the container's id.
+    fn container_path(&self, pod: &Pod, id: &str) -> String {
+        format!("{}/{id}", self.pod_path(pod))
+    }
+
     /// Makes the node's groups.
     ///
     /// # Errors
@@ -96,7 +108,7 @@ impl Cgroups {
         if self.pids_limit > 0 {
             self.write("pids", &path, "pids.max", &self.pids_limit.to_string())?;
         }
-        Ok(())
+        self.limit_huge_pages(&path, pod)
     }
 
     /// What is more in `after` than in `before`: before containers grow. A limit that is gone stays, as upstream leaves it.
@@ -229,10 +241,7 @@ impl Cgroups {
         // Each parent must pass its controllers on.
         let mut dir = self.mount.clone();
         for part in path.split('/').filter(|p| !p.is_empty()) {
-            let available = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-            for controller in available.split_whitespace() {
-                let _ = std::fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
-            }
+            hand_down(&dir);
             dir.push(part);
             std::fs::create_dir_all(&dir)?;
         }
@@ -255,6 +264,28 @@ impl Cgroups {
     }
 }
 
+/// Lets the groups below a v2 group use every controller that it has itself. What is passed on already is not written again:
+/// the kernel stops all changes of groups for that. A controller that refuses (one that needs a group without processes, for
+/// instance) is left out; the first write that needs it says so.
+fn hand_down(dir: &Path) {
+    let names = |file: &str| -> BTreeSet<String> {
+        let text = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    };
+    let passed_on = names("cgroup.subtree_control");
+    let missing: Vec<String> = names("cgroup.controllers")
+        .difference(&passed_on)
+        .map(|c| format!("+{c}"))
+        .collect();
+    let tell = |text: &str| std::fs::write(dir.join("cgroup.subtree_control"), text);
+    if missing.is_empty() || tell(&missing.join(" ")).is_ok() {
+        return;
+    }
+    for one in &missing {
+        let _ = tell(one);
+    }
+}
+
 /// Removes a group and those below it. Groups are removed like directories, their files are not real.
 fn remove_tree(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)?.flatten() {
@@ -262,7 +293,7 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
             remove_tree(&entry.path())?;
         } else if cfg!(test) {
             // The kernel's files go with their group; those that stand for them in tests do not.
-            std::fs::remove_file(entry.path())?;
+            let _ = std::fs::remove_file(entry.path());
         }
     }
     for pid in std::fs::read_to_string(dir.join("cgroup.procs"))

@@ -38,6 +38,12 @@ pub struct KubeletConfiguration {
     pub cgroup_root: String,
     #[serde(rename = "cgroupsPerQOS")]
     pub cgroups_per_qos: bool,
+    /// What containers may put aside.
+    pub memory_swap: MemorySwap,
+    /// Whether a container over its memory limit loses one process only; `None` means no with cgroup v2, which can end it as
+    /// a whole, and yes with v1.
+    #[serde(rename = "singleProcessOOMKill")]
+    pub single_process_oom_kill: Option<bool>,
     #[serde(rename = "clusterDNS")]
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
@@ -64,6 +70,14 @@ pub struct KubeletConfiguration {
     pub static_pod_path: Option<PathBuf>,
     #[serde(deserialize_with = "go_duration")]
     pub file_check_frequency: Duration,
+    /// Where static pods are described besides; empty for nowhere.
+    #[serde(rename = "staticPodURL")]
+    pub static_pod_url: String,
+    /// Headers of the request.
+    #[serde(rename = "staticPodURLHeader")]
+    pub static_pod_url_header: BTreeMap<String, Vec<String>>,
+    #[serde(deserialize_with = "go_duration")]
+    pub http_check_frequency: Duration,
     /// Whether the client certificate is renewed before it expires.
     pub rotate_certificates: bool,
     /// Whether the serving certificate is asked for at the API server, and renewed.
@@ -175,6 +189,20 @@ pub struct Logging {
     pub verbosity: Option<u8>,
 }
 
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct MemorySwap {
+    /// `NoSwap`, which is also meant by nothing, or `LimitedSwap`.
+    pub swap_behavior: String,
+}
+
+impl MemorySwap {
+    #[must_use]
+    pub fn limited(&self) -> bool {
+        self.swap_behavior == "LimitedSwap"
+    }
+}
+
 impl Default for KubeletConfiguration {
     fn default() -> Self {
         Self {
@@ -194,6 +222,8 @@ impl Default for KubeletConfiguration {
             cgroup_driver: "cgroupfs".into(),
             cgroup_root: String::new(),
             cgroups_per_qos: true,
+            memory_swap: MemorySwap::default(),
+            single_process_oom_kill: None,
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),
             resolv_conf: "/etc/resolv.conf".into(),
@@ -214,6 +244,9 @@ impl Default for KubeletConfiguration {
             local_storage_capacity_isolation: true,
             static_pod_path: None,
             file_check_frequency: Duration::from_secs(20),
+            static_pod_url: String::new(),
+            static_pod_url_header: BTreeMap::new(),
+            http_check_frequency: Duration::from_secs(20),
             rotate_certificates: false,
             server_tls_bootstrap: false,
             kube_reserved: BTreeMap::new(),
@@ -323,6 +356,11 @@ impl KubeletConfiguration {
         refuse(
             !self.cgroups_per_qos,
             "cgroupsPerQOS: false is not supported by this agent".into(),
+        );
+        let swap = &self.memory_swap.swap_behavior;
+        refuse(
+            !matches!(swap.as_str(), "" | "NoSwap" | "LimitedSwap"),
+            format!("memorySwap.swapBehavior {swap:?} must be one of: \"\", \"LimitedSwap\" or \"NoSwap\""),
         );
         refuse(
             self.protect_kernel_defaults,
@@ -457,6 +495,10 @@ mod tests {
         );
         assert_eq!(config.node_status_update_frequency, Duration::from_secs(5));
         assert_eq!((config.max_pods, config.port), (110, 10250));
+        assert!(!config.memory_swap.limited() && config.single_process_oom_kill.is_none());
+        let more = format!("{HEAD}memorySwap: {{swapBehavior: LimitedSwap}}\nsingleProcessOOMKill: true\n");
+        let config = KubeletConfiguration::parse(&more).unwrap();
+        assert!(config.memory_swap.limited() && config.single_process_oom_kill == Some(true));
     }
 
     #[test]
@@ -468,6 +510,10 @@ mod tests {
                 "imageGCLowThresholdPercent 90 must be less than",
             ),
             ("cgroupDriver: systemd\n", "cgroupDriver"),
+            (
+                "memorySwap: {swapBehavior: UnlimitedSwap}\n",
+                "memorySwap.swapBehavior \"UnlimitedSwap\" must be one of",
+            ),
             ("port: 0\n", "port must be between"),
             ("syncFrequency: soon\n", "soon"),
             (

@@ -19,6 +19,7 @@ use crate::images::Images;
 use crate::probes::counts::Probed;
 use crate::runtime::resources::NodeLimits;
 use crate::sources::Objects;
+use crate::turns::Turns;
 use crate::volumes::Volumes;
 
 /// The writes that a worker makes to the API.
@@ -52,6 +53,7 @@ pub struct Context {
     pub services: Box<dyn Fn() -> Vec<Arc<Service>> + Send + Sync>,
     pub volumes: Volumes,
     pub images: Images,
+    pub turns: Turns,
     pub cgroups: Cgroups,
     pub dns: DnsSettings,
     pub node: NodeLimits,

@@ -11,6 +11,7 @@
 //! | [`runtime`] | a pod in CRI's words |
 //! | [`mod@env`], [`volumes`], [`sources`], [`hosts`], [`dns`] | what a container finds inside |
 //! | [`images`], [`probes`], [`lifecycle`], [`logs`], [`cgroups`] | what surrounds it |
+//! | [`turns`] | which pod goes next when many want to start or stop |
 //! | [`node`] | the node's object, status and lease |
 //! | [`stats`], [`eviction`], [`gc`] | what is used, and what happens when it gets short |
 //! | [`certs`] | the agent's own certificates |
@@ -50,4 +51,5 @@ pub mod server;
 pub mod sources;
 pub mod statics;
 pub mod stats;
+pub mod turns;
 pub mod volumes;

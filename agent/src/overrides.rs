@@ -32,6 +32,24 @@ fn equals(text: &str) -> Result<Pairs, String> {
     pairs(text, '=')
 }
 
+/// Headers given by a flag: names, each with its values in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers(pub BTreeMap<String, Vec<String>>);
+
+fn headers(text: &str) -> Result<Headers, String> {
+    let mut all = Headers::default();
+    for pair in text.split(',').filter(|p| !p.is_empty()) {
+        let (name, value) = pair
+            .split_once(':')
+            .ok_or_else(|| "malformed pair, expect string:string".to_owned())?;
+        all.0
+            .entry(name.trim().to_owned())
+            .or_default()
+            .push(value.trim().to_owned());
+    }
+    Ok(all)
+}
+
 /// See the module.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Overrides {
@@ -63,6 +81,17 @@ pub struct Overrides {
     /// Duration between checking the static pods' files for new data.
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub file_check_frequency: Option<Duration>,
+    /// URL for accessing additional Pod specifications to run.
+    #[arg(long, value_name = "URL")]
+    pub manifest_url: Option<String>,
+    /// Comma-separated list of HTTP headers to use when accessing the url provided to --manifest-url. Multiple headers
+    /// with the same name will be added in the same order provided. This flag can be repeatedly invoked. For example:
+    /// --manifest-url-header 'a:hello,b:again,c:world' --manifest-url-header 'b:beautiful'
+    #[arg(long, value_parser = headers, value_name = "HEADERS")]
+    pub manifest_url_header: Vec<Headers>,
+    /// Duration between checking http for new data.
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub http_check_frequency: Option<Duration>,
     /// Auto rotate the kubelet client certificates by requesting new certificates from the kube-apiserver when the
     /// certificate expiration approaches.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -108,6 +137,9 @@ impl Overrides {
             eviction_max_pod_grace_period,
             pod_manifest_path,
             file_check_frequency,
+            manifest_url,
+            manifest_url_header,
+            http_check_frequency,
             rotate_certificates,
             rotate_server_certificates,
             container_log_max_size,
@@ -135,6 +167,14 @@ impl Overrides {
             config.static_pod_path = Some(path);
         }
         set(&mut config.file_check_frequency, file_check_frequency);
+        set(&mut config.static_pod_url, manifest_url);
+        if !manifest_url_header.is_empty() {
+            config.static_pod_url_header.clear();
+        }
+        for (name, values) in manifest_url_header.into_iter().flat_map(|h| h.0) {
+            config.static_pod_url_header.entry(name).or_default().extend(values);
+        }
+        set(&mut config.http_check_frequency, http_check_frequency);
         set(&mut config.rotate_certificates, rotate_certificates);
         set(&mut config.server_tls_bootstrap, rotate_server_certificates);
         set(&mut config.container_log_max_size, container_log_max_size);
@@ -173,6 +213,9 @@ mod tests {
             "--eviction-soft-grace-period=pid.available=1m30s",
             "--eviction-pressure-transition-period=30s",
             "--pod-manifest-path=/etc/static",
+            "--manifest-url=http://127.0.0.1/pods",
+            "--manifest-url-header=a:hello,b:again,c:world",
+            "--manifest-url-header=b:beautiful",
             "--rotate-certificates",
             "--rotate-server-certificates=false",
             "--container-log-max-size=1Mi",
@@ -182,6 +225,8 @@ mod tests {
         assert_eq!(config.eviction_hard.len(), 2, "instead of the defaults");
         assert_eq!(config.eviction_pressure_transition_period, Duration::from_secs(30));
         assert_eq!(config.static_pod_path, Some("/etc/static".into()));
+        assert_eq!(config.static_pod_url, "http://127.0.0.1/pods");
+        assert_eq!(config.static_pod_url_header["b"], ["again", "beautiful"]);
         assert!(config.rotate_certificates && !config.server_tls_bootstrap);
         assert_eq!(config.container_log_max_size, "1Mi");
     }
@@ -193,6 +238,7 @@ mod tests {
                 "--eviction-hard=memory.available=1Gi",
                 "malformed pair, expect string<string",
             ),
+            ("--manifest-url-header=a", "malformed pair, expect string:string"),
             ("--eviction-hard=disk<1Gi", "unsupported eviction signal disk"),
             ("--eviction-soft=memory.available<1Gi", "grace period must be specified"),
             ("--container-log-max-files=1", "must be greater than 1"),

@@ -80,10 +80,11 @@ impl Pods {
         }
     }
 
-    /// These static pods there are. A new version of one begins when the one before has ended.
-    pub fn set_static(self: &Arc<Self>, wanted: &[Arc<Pod>]) {
+    /// These static pods there are at a source. A new version of one begins when the one before has ended, and so does
+    /// one whose name another source's pod has.
+    pub fn set_static(self: &Arc<Self>, source: &str, wanted: &[Arc<Pod>]) {
         let running: Vec<Arc<Pod>> = self.list().into_iter().filter(|p| pod::is_static(p)).collect();
-        for old in &running {
+        for old in running.iter().filter(|p| pod::source(p) == source) {
             if !wanted.iter().any(|p| pod::uid(p) == pod::uid(old)) {
                 self.assign(old, true);
             }
@@ -281,6 +282,10 @@ impl Pods {
 
     /// Removes what belonged to no known pod before and still does not; gives those that do not now.
     async fn tidy(&self, before: &HashSet<String>) -> HashSet<String> {
+        if self.mirrors.unread() {
+            // What nobody seems to know may be described there.
+            return HashSet::new();
+        }
         let known: HashSet<String> = self.running.lock().keys().cloned().collect();
         let mut orphans: HashSet<String> = self.listed.lock().keys().cloned().collect();
         orphans.extend(self.context.volumes.pods_on_disk());

@@ -94,6 +94,40 @@ fn a_container_restarts_for_the_resource_that_its_policy_names() {
 }
 
 #[test]
+fn the_pods_own_limits_change_for_the_containers_that_have_none() {
+    let ns = Namespace::new("whole");
+    let of = |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}});
+    let mut whole = pod("whole", "NotRequired");
+    whole["spec"]["resources"] = of("20m", "20Mi");
+    whole["spec"]["containers"][0]["resources"] = json!({});
+    ns.kubectl.apply(&whole.to_string());
+    ready(&ns, "whole");
+    let id = status(&ns, "whole", "containerStatuses/0/containerID");
+    assert_eq!(memory_limit(&ns, "whole"), (20 << 20).to_string());
+    for (cpu, memory, bytes) in [("30m", "40Mi", 40 << 20), ("10m", "30Mi", 30 << 20)] {
+        let patch = json!({"spec": {"resources": of(cpu, memory)}}).to_string();
+        let resize = ["patch", "pod", "whole", "--subresource", "resize", "--patch", &patch];
+        let _ = ns.kubectl.run_of(&resize).ok();
+        let amounts = json!({"cpu": cpu, "memory": memory});
+        eventually_eq("the new limits are reported", 30, json!([amounts, amounts]), || {
+            if status(&ns, "whole", "conditions").to_string().contains("PodResize") {
+                return Value::Null;
+            }
+            json!([
+                status(&ns, "whole", "resources/limits"),
+                status(&ns, "whole", "allocatedResources")
+            ])
+        });
+        assert_eq!(memory_limit(&ns, "whole"), bytes.to_string());
+    }
+    assert_eq!(
+        status(&ns, "whole", "containerStatuses/0/containerID"),
+        id,
+        "the same container"
+    );
+}
+
+#[test]
 fn what_the_node_does_not_have_is_put_off_and_can_be_taken_back() {
     let ns = Namespace::new("deferred");
     ns.kubectl.apply(&pod("greedy", "NotRequired").to_string());

@@ -5,18 +5,20 @@ use std::path::PathBuf;
 use steersman_types::api::core::v1::Pod;
 
 use super::Cgroups;
+use super::pressure::Pressures;
 
 /// A limit above this is none: the kernel writes its largest number, rounded to pages.
 const UNLIMITED: u64 = 1 << 62;
 
 /// Figures of one group with everything below it; what is not known is absent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
     /// Nanoseconds since the group was made.
     pub cpu: Option<u64>,
     pub memory: Option<Memory>,
     /// Processes and threads.
     pub processes: Option<u64>,
+    pub pressures: Pressures,
 }
 
 /// In bytes, and faults.
@@ -28,6 +30,8 @@ pub struct Memory {
     pub page_faults: u64,
     pub major_page_faults: u64,
     pub limit: Option<u64>,
+    /// What of it was put aside; absent where the kernel does not count it.
+    pub swap: Option<u64>,
 }
 
 impl Cgroups {
@@ -42,27 +46,35 @@ impl Cgroups {
         self.usage(&self.pod_path(pod))
     }
 
-    /// The machine as a whole. The root of a v2 hierarchy counts no memory itself: `meminfo` does.
+    /// Bytes in use by one container; the runtime names its group, below the pod's, by the container's id.
+    #[must_use]
+    pub fn memory_of_container(&self, pod: &Pod, id: &str) -> Option<u64> {
+        Some(self.memory(&self.container_path(pod, id))?.usage)
+    }
+
+    /// The machine as a whole. The root of a v2 hierarchy has no counter of its own: there, as upstream reads it, memory in
+    /// use is that of processes and of files, by the root's `memory.stat`, or by `meminfo` where even that is missing.
     #[must_use]
     pub fn of_machine(&self, meminfo: &str) -> Usage {
         let mut all = self.usage("/");
         if all.memory.is_none() {
-            let number = |name: &str| {
-                let line = meminfo.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-                line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
-                    .map(|kilobytes| kilobytes.saturating_mul(1024))
-            };
-            let used = number("MemTotal")
-                .zip(number("MemFree"))
-                .map(|(all, free)| all.saturating_sub(free));
-            all.memory = used.map(|usage| Memory {
-                usage,
-                working_set: usage.saturating_sub(number("Inactive(file)").unwrap_or(0)),
-                rss: number("AnonPages").unwrap_or(0),
-                ..Memory::default()
-            });
+            all.memory = self.root_memory().or_else(|| of_meminfo(meminfo));
         }
         all
+    }
+
+    fn root_memory(&self) -> Option<Memory> {
+        let stat = self.read("memory", "/", "memory.stat");
+        let of = |name: &str| field(&stat, name);
+        let usage = of("anon")?.saturating_add(of("file")?);
+        Some(Memory {
+            usage,
+            working_set: usage.saturating_sub(of("inactive_file").unwrap_or(0)),
+            rss: of("anon")?,
+            page_faults: of("pgfault").unwrap_or(0),
+            major_page_faults: of("pgmajfault").unwrap_or(0),
+            ..Memory::default()
+        })
     }
 
     fn usage(&self, path: &str) -> Usage {
@@ -74,6 +86,7 @@ impl Cgroups {
             },
             memory: self.memory(path),
             processes: self.read("pids", path, "pids.current").trim().parse().ok(),
+            pressures: self.pressures(path),
         }
     }
 
@@ -102,11 +115,16 @@ impl Cgroups {
             page_faults: of("pgfault"),
             major_page_faults: of("pgmajfault"),
             limit: number(limit).filter(|l| *l < UNLIMITED),
+            swap: if self.v2 {
+                number("memory.swap.current")
+            } else {
+                field(&stat, "total_swap")
+            },
         })
     }
 
     /// Empty when there is no such file.
-    fn read(&self, controller: &str, path: &str, file: &str) -> String {
+    pub(super) fn read(&self, controller: &str, path: &str, file: &str) -> String {
         let base: PathBuf = if self.v2 {
             self.mount.clone()
         } else {
@@ -114,6 +132,21 @@ impl Cgroups {
         };
         std::fs::read_to_string(base.join(path.trim_start_matches('/')).join(file)).unwrap_or_default()
     }
+}
+
+fn of_meminfo(meminfo: &str) -> Option<Memory> {
+    let number = |name: &str| {
+        let line = meminfo.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
+            .map(|kilobytes| kilobytes.saturating_mul(1024))
+    };
+    let usage = number("MemTotal")?.saturating_sub(number("MemFree")?);
+    Some(Memory {
+        usage,
+        working_set: usage.saturating_sub(number("Inactive(file)").unwrap_or(0)),
+        rss: number("AnonPages").unwrap_or(0),
+        ..Memory::default()
+    })
 }
 
 /// The number behind a name in lines of `name number`.
@@ -150,6 +183,7 @@ mod tests {
             page_faults: 7,
             major_page_faults: 0,
             limit: None,
+            swap: None,
         };
         assert_eq!((v1.cpu, v1.memory, v1.processes), (Some(5000), Some(memory), Some(12)));
 
@@ -175,5 +209,24 @@ mod tests {
         let machine = groups.of_machine("MemTotal: 10 kB\nMemFree: 4 kB\nInactive(file): 1 kB\n");
         assert_eq!(machine.memory.map(|m| (m.usage, m.working_set)), Some((6144, 5120)));
         assert_eq!(machine.cpu, Some(8000));
+        assert_eq!(
+            pods.memory.and_then(|m| m.swap),
+            None,
+            "a kernel without swap counts none"
+        );
+
+        write("memory.stat", "anon 300\nfile 500\ninactive_file 400\npgmajfault 2\n");
+        write("kubepods/memory.swap.current", "70\n");
+        write(
+            "kubepods/io.pressure",
+            "some avg10=2.00 avg60=1.00 avg300=0.50 total=9\n",
+        );
+        let machine = groups.of_machine("MemTotal: 10 kB\nMemFree: 4 kB\n").memory.unwrap();
+        assert_eq!((machine.usage, machine.working_set, machine.rss), (800, 400, 300));
+        assert_eq!((machine.major_page_faults, machine.limit), (2, None));
+        let pods = groups.of_pods();
+        assert_eq!(pods.memory.and_then(|m| m.swap), Some(70));
+        assert_eq!(pods.pressures.io.map(|p| p.some.total), Some(9));
+        assert_eq!(pods.pressures.cpu, None);
     }
 }

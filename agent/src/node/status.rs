@@ -22,6 +22,9 @@ use crate::quantity::{milli, value};
 const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
 
+/// What upstream's programs ask for before they allow it on a node, as far as this agent does it.
+const DECLARED: [&str; 1] = ["InPlacePodLevelResourcesVerticalScaling"];
+
 /// What the status is made from.
 #[derive(Debug, Clone, Default)]
 pub struct NodeSeen {
@@ -62,6 +65,7 @@ pub fn status(seen: &NodeSeen, config: &KubeletConfiguration, old: &NodeStatus) 
         allocatable: Some(allocatable(&capacity, seen, config)),
         capacity: Some(capacity),
         conditions: Some(conditions(seen, old)),
+        declared_features: Some(DECLARED.map(str::to_owned).to_vec()),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint {
                 port: i32::from(config.port),

@@ -195,7 +195,7 @@ fn init_containers<'a>(pod: &'a Pod, seen: &PodSeen, plan: &mut PodPlan) -> Prog
         let last = seen.container(&c.name);
         let passed = main_seen || reached.is_some_and(|r| r > i);
         if is_sidecar(c) {
-            let started = sidecar(c, last, seen, plan, &mut sidecars);
+            let started = sidecar(pod, c, last, seen, plan, &mut sidecars);
             if !started && !passed {
                 return underway(pod, init, sidecars, next, seen, plan);
             }
@@ -258,6 +258,7 @@ fn underway<'a>(
 
 /// Looks after one sidecar; tells whether the next init container may start.
 fn sidecar<'a>(
+    pod: &Pod,
     c: &'a Container,
     last: Option<&ContainerSeen>,
     seen: &PodSeen,
@@ -289,7 +290,7 @@ fn sidecar<'a>(
                     format!("Init container {} definition changed", c.name),
                     Why::Changed,
                 ));
-            } else if needs_restart(c, seen) {
+            } else if needs_restart(pod, c, seen) {
                 let message = format!("Container {} resize requires restart", c.name);
                 plan.kill.push(kill(c, last, message, Why::Resize));
             } else if c.liveness_probe.is_some() && probes.liveness == Some(false) {
@@ -336,7 +337,7 @@ fn main_containers(pod: &Pod, seen: &PodSeen, plan: &mut PodPlan) -> bool {
             (Why::Liveness, format!("Container {} failed liveness probe", c.name))
         } else if c.startup_probe.is_some() && probes.startup == Some(false) {
             (Why::Startup, format!("Container {} failed startup probe", c.name))
-        } else if needs_restart(c, seen) {
+        } else if needs_restart(pod, c, seen) {
             let message = format!("Container {} resize requires restart", c.name);
             plan.kill.push(kill(c, running, message, Why::Resize));
             kept = true;
@@ -357,8 +358,8 @@ fn main_containers(pod: &Pod, seen: &PodSeen, plan: &mut PodPlan) -> bool {
     kept
 }
 
-fn needs_restart(c: &Container, seen: &PodSeen) -> bool {
-    resize::step(c, seen.actuated.get(&c.name)) == Some(Step::Restart)
+fn needs_restart(pod: &Pod, c: &Container, seen: &PodSeen) -> bool {
+    resize::step(pod, c, seen.actuated.get(&c.name)) == Some(Step::Restart)
 }
 
 fn kill(c: &Container, last: &ContainerSeen, message: String, why: Why) -> Kill {

@@ -97,15 +97,26 @@ fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
 
 /// Where a pod that is not the API's comes from.
 pub const SOURCE: &str = "kubernetes.io/config.source";
-/// On an object of the API that only shows a pod of a file: which one.
+/// On an object of the API that only shows a static pod: which one.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
-/// Identifies a version of a pod of a file.
+/// Identifies a version of a static pod.
 pub const HASH: &str = "kubernetes.io/config.hash";
 
-/// A pod from a file of this node.
+/// The [`SOURCE`] of a pod from a file of this node.
+pub const FILE: &str = "file";
+/// The [`SOURCE`] of a pod from a URL.
+pub const HTTP: &str = "http";
+
+/// Where the pod comes from; a pod of the API need not say.
+#[must_use]
+pub fn source(pod: &Pod) -> &str {
+    annotation(pod, SOURCE).unwrap_or("api")
+}
+
+/// A pod from a file of this node, or from a URL that it asks.
 #[must_use]
 pub fn is_static(pod: &Pod) -> bool {
-    annotation(pod, SOURCE).is_some_and(|s| s != "api")
+    source(pod) != "api"
 }
 
 /// The API's picture of a static pod.

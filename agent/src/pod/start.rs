@@ -104,18 +104,21 @@ pub async fn start(
     let config = config
         .await
         .map_err(|message| fail("CreateContainerConfigError", message))?;
-    let id = context
-        .runtime
-        .create_container(place.sandbox, config, place.config.clone())
-        .await
-        .map_err(|e| fail("CreateContainerError", e.message))?;
-    events.normal(Some(name), "Created", "Container created");
-    context
-        .runtime
-        .start_container(&id)
-        .await
-        .map_err(|e| fail("RunContainerError", e.message))?;
-    events.normal(Some(name), "Started", "Container started");
+    let runtime = &context.runtime;
+    let run = async {
+        let id = runtime
+            .create_container(place.sandbox, config, place.config.clone())
+            .await
+            .map_err(|e| fail("CreateContainerError", e.message))?;
+        events.normal(Some(name), "Created", "Container created");
+        runtime
+            .start_container(&id)
+            .await
+            .map_err(|e| fail("RunContainerError", e.message))?;
+        events.normal(Some(name), "Started", "Container started");
+        Ok::<_, Trouble>(id)
+    };
+    let id = context.turns.container(run).await?;
     link_log(context, pod, &container, wanted.restart_count, &id);
     let hook = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
     if let Some(hook) = hook

@@ -157,7 +157,7 @@ pub async fn pod(context: &Context, pod: &Pod, seen: &PodSeen, grace: i64, event
         }
     }
     for sandbox in seen.sandboxes.iter().filter(|s| s.ready) {
-        result = result.and(context.runtime.stop_sandbox(&sandbox.id).await);
+        result = result.and(context.turns.stop(context.runtime.stop_sandbox(&sandbox.id)).await);
     }
     result
 }

@@ -411,7 +411,7 @@ impl Worker {
         }
         let config = sandbox_config(pod, &self.sandbox_inputs(pod, attempt));
         // Volumes need no sandbox and the sandbox no volumes: both at once save the slower one's time.
-        let made = context.runtime.run_sandbox(config, &handler);
+        let made = context.turns.sandbox(context.runtime.run_sandbox(config, &handler));
         let (made, mounted) = tokio::join!(made, self.refresh_volumes(pod, seen, events, true));
         if let Err(e) = made {
             events.warning(
@@ -491,6 +491,14 @@ impl Worker {
             ips,
             volumes: &self.volumes,
         };
+        // Containers that were stopped to get other resources: the group grows before they do and shrinks after them.
+        let given = self.given(pod);
+        if let Some(given) = &given
+            && let Err(e) = context.cgroups.grow(given, pod)
+        {
+            tracing::warn!(pod = %super::full_name(pod), error = %e, "Failed to raise the limits of the pod");
+            return Next::After(RETRY);
+        }
         let mut failures = false;
         let mut started = Vec::new();
         for wanted in &plan.start {
@@ -511,6 +519,11 @@ impl Worker {
                 let next = Backoff::next(self.backoff.get(&wanted.name), failed, seen.now, max);
                 self.backoff.insert(wanted.name.clone(), next);
             }
+        }
+        if let Some(given) = &given
+            && let Err(e) = context.cgroups.shrink(given, pod)
+        {
+            tracing::warn!(pod = %super::full_name(pod), error = %e, "Failed to lower the limits of the pod");
         }
         self.started_with_sizes(pod, &started);
         if !failures {

@@ -1,4 +1,5 @@
-//! HTTP GET as probes and hooks make it: no proxy, no certificate check, a few bytes of the answer.
+//! HTTP GET as probes and hooks make it: no proxy, no certificate check, a few bytes of the answer. [`fetch`] is for
+//! those who want more of it, from whom they trust.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use hyper::Request;
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Outcome;
@@ -51,6 +52,8 @@ pub struct Answer {
     pub status: u16,
     pub location: Option<String>,
     pub body: String,
+    /// Nothing more was to come.
+    pub complete: bool,
 }
 
 /// Succeeds on 200 to 399. Redirects on the same host are followed; one to another host is success with a warning.
@@ -102,27 +105,44 @@ fn same_host(get: &Get, url: &str) -> Option<String> {
 /// # Errors
 /// In Go's words where they are common.
 pub async fn send(get: &Get) -> Result<Answer, String> {
+    fetch(get, MAX_BODY, None).await
+}
+
+/// One request, of whose answer's body at most `limit` bytes are read. `trusted`: who must vouch for the server, if
+/// anybody. No redirects.
+///
+/// # Errors
+/// As [`send`].
+pub async fn fetch(get: &Get, limit: usize, trusted: Option<RootCertStore>) -> Result<Answer, String> {
     let stream = tokio::net::TcpStream::connect((get.host.as_str(), get.port))
         .await
         .map_err(|e| refusal(&get.host, get.port, &e))?;
     if !get.https {
-        return exchange(stream, get).await;
+        return exchange(stream, get, limit).await;
     }
     let name = ServerName::try_from(get.host.clone()).map_err(|e| e.to_string())?;
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
+        .map_err(|e| e.to_string())?;
+    let config = match trusted {
+        Some(roots) => config.with_root_certificates(roots),
+        None => config
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate)),
+    };
+    let config = config.with_no_client_auth();
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
         .map_err(|e| e.to_string())?;
-    exchange(stream, get).await
+    exchange(stream, get, limit).await
 }
 
-async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, get: &Get) -> Result<Answer, String> {
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    get: &Get,
+    limit: usize,
+) -> Result<Answer, String> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|e| e.to_string())?;
@@ -156,19 +176,26 @@ async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, 
             .map(str::to_owned);
         let mut body = response.into_body();
         let mut read = Vec::new();
-        while let Some(Ok(frame)) = body.frame().await {
-            if let Ok(data) = frame.into_data() {
-                read.extend_from_slice(&data);
+        let complete = loop {
+            match body.frame().await {
+                None => break true,
+                Some(Err(_)) => break false,
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        read.extend_from_slice(&data);
+                    }
+                }
             }
-            if read.len() >= MAX_BODY {
-                read.truncate(MAX_BODY);
-                break;
+            if read.len() > limit {
+                read.truncate(limit);
+                break false;
             }
-        }
+        };
         Ok(Answer {
             status,
             location,
             body: String::from_utf8_lossy(&read).into_owned(),
+            complete,
         })
     }
     .await;

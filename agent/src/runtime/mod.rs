@@ -4,6 +4,7 @@
 //! either agent can take over the other's containers.
 
 pub mod container;
+pub mod hugepages;
 pub mod labels;
 pub mod resources;
 pub mod sandbox;

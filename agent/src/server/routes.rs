@@ -120,7 +120,7 @@ fn configz(server: &Server) -> Value {
         "clusterDNS": c.cluster_dns, "cgroupDriver": c.cgroup_driver, "cgroupRoot": c.cgroup_root,
         "evictionHard": c.eviction_hard, "evictionSoft": c.eviction_soft,
         "evictionPressureTransitionPeriod": go_text(c.eviction_pressure_transition_period),
-        "staticPodPath": c.static_pod_path, "rotateCertificates": c.rotate_certificates,
+        "staticPodPath": c.static_pod_path, "staticPodURL": c.static_pod_url, "rotateCertificates": c.rotate_certificates,
         "serverTLSBootstrap": c.server_tls_bootstrap, "kubeReserved": c.kube_reserved, "systemReserved": c.system_reserved,
         "serializeImagePulls": c.serialize_image_pulls, "containerLogMaxSize": c.container_log_max_size,
         "containerLogMaxFiles": c.container_log_max_files, "resolvConf": c.resolv_conf,

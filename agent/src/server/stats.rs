@@ -7,6 +7,7 @@ use super::page::Page;
 use crate::stats::types::{PodStats, Summary};
 
 const NANOS: f64 = 1e9;
+const MICROS: f64 = 1e6;
 
 #[allow(clippy::cast_precision_loss)]
 fn float(n: u64) -> f64 {
@@ -213,6 +214,36 @@ pub async fn cadvisor(server: &Server) -> String {
             "counter",
         ),
         (
+            "container_pressure_cpu_stalled_seconds_total",
+            "Total time duration no tasks in the container could make progress due to CPU congestion.",
+            "counter",
+        ),
+        (
+            "container_pressure_cpu_waiting_seconds_total",
+            "Total time duration tasks in the container have waited due to CPU congestion.",
+            "counter",
+        ),
+        (
+            "container_pressure_io_stalled_seconds_total",
+            "Total time duration no tasks in the container could make progress due to IO congestion.",
+            "counter",
+        ),
+        (
+            "container_pressure_io_waiting_seconds_total",
+            "Total time duration tasks in the container have waited due to IO congestion.",
+            "counter",
+        ),
+        (
+            "container_pressure_memory_stalled_seconds_total",
+            "Total time duration no tasks in the container could make progress due to memory congestion.",
+            "counter",
+        ),
+        (
+            "container_pressure_memory_waiting_seconds_total",
+            "Total time duration tasks in the container have waited due to memory congestion.",
+            "counter",
+        ),
+        (
             "container_processes",
             "Number of processes running inside the container.",
             "gauge",
@@ -280,7 +311,7 @@ pub async fn cadvisor(server: &Server) -> String {
                 ("namespace", pod.pod_ref.namespace.as_str()),
                 ("pod", pod.pod_ref.name.as_str()),
             ];
-            usage(&mut page, &labels, c.cpu, c.memory);
+            usage(&mut page, &labels, c.cpu, c.memory, c.io);
             if let Some(used) = c.rootfs.and_then(|f| f.used_bytes) {
                 page.add("container_fs_usage_bytes", &labels, float(used), None);
             }
@@ -302,7 +333,7 @@ fn whole_pod(page: &mut Page, pod: &PodStats, group: &str) {
         ("namespace", namespace),
         ("pod", name),
     ];
-    usage(page, &labels, pod.cpu, pod.memory);
+    usage(page, &labels, pod.cpu, pod.memory, pod.io);
     if let Some(processes) = pod.processes {
         page.add("container_processes", &labels, float(processes.process_count), None);
     }
@@ -334,7 +365,30 @@ fn usage(
     labels: &[(&str, &str)],
     cpu: Option<crate::stats::types::CpuStats>,
     memory: Option<crate::stats::types::MemoryStats>,
+    io: Option<crate::stats::types::IoStats>,
 ) {
+    let pressures = [
+        (
+            "container_pressure_cpu_stalled_seconds_total",
+            "container_pressure_cpu_waiting_seconds_total",
+            cpu.and_then(|c| Some((c.psi?, c.time))),
+        ),
+        (
+            "container_pressure_io_stalled_seconds_total",
+            "container_pressure_io_waiting_seconds_total",
+            io.map(|i| (i.psi, i.time)),
+        ),
+        (
+            "container_pressure_memory_stalled_seconds_total",
+            "container_pressure_memory_waiting_seconds_total",
+            memory.and_then(|m| Some((m.psi?, m.time))),
+        ),
+    ];
+    for (stalled, waiting, known) in pressures {
+        let Some((psi, at)) = known else { continue };
+        page.add(stalled, labels, float(psi.full.total) / MICROS, Some(at));
+        page.add(waiting, labels, float(psi.some.total) / MICROS, Some(at));
+    }
     if let Some((cpu, used)) = cpu.and_then(|c| Some((c, c.usage_core_nano_seconds?))) {
         let mut labels = labels.to_vec();
         labels.insert(1, ("cpu", "total"));

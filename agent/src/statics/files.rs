@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use steersman_types::api::core::v1::Pod;
 use steersman_types::jiff::Timestamp;
 
-use super::manifest;
+use super::manifest::{self, Origin};
 use crate::pod;
 use crate::pods::Pods;
 
@@ -37,7 +37,7 @@ pub async fn run(path: PathBuf, node: String, every: Duration, pods: Arc<Pods>) 
             looked = Some((now, Instant::now()));
         }
         // Also without a change: a new version waits for the end of the one before.
-        pods.set_static(&known);
+        pods.set_static(pod::FILE, &known);
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -71,7 +71,7 @@ fn read(files: &Look, node: &str, known: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
             std::fs::read_to_string(file).map_err(|e| e.to_string())
         };
         let origin = file.display().to_string();
-        let parsed = text.and_then(|text| manifest::parse(&text, &origin, node, Timestamp::now()));
+        let parsed = text.and_then(|text| manifest::parse(&text, Origin::File(&origin), node, Timestamp::now()));
         let new = match parsed {
             Ok(pod) => pod,
             Err(e) => {

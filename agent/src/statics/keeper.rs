@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ struct State {
 pub struct Mirrors {
     state: Mutex<State>,
     changed: Notify,
+    /// A source of static pods has not been read yet.
+    unread: AtomicBool,
 }
 
 fn name(pod: &Pod) -> Name {
@@ -47,6 +50,24 @@ fn name(pod: &Pod) -> Name {
 }
 
 impl Mirrors {
+    /// There is a source of static pods that may take a while to be read. Until then nothing is taken away because
+    /// nobody knows it.
+    pub fn expect(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// It has been read once.
+    pub fn read(&self) {
+        self.unread.store(false, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Whether there may be static pods that nobody knows yet.
+    #[must_use]
+    pub fn unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+
     /// There is such a static pod.
     pub fn original(&self, pod: &Arc<Pod>) {
         self.state.lock().originals.insert(name(pod), pod.clone());
@@ -140,6 +161,7 @@ impl Mirrors {
         };
         match step {
             Step::None => return Ok(false),
+            Step::Delete { .. } if original.is_none() && self.unread() => return Ok(false),
             Step::Delete { uid } => {
                 tracing::info!(pod = key.1, "Deleting a mirror pod");
                 let options = DeleteOptions {

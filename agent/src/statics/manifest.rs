@@ -1,4 +1,4 @@
-//! A file's text as a pod of this node. Pure.
+//! The text of a file, or of what lies behind a URL, as pods of this node. Pure.
 
 use std::fmt::Write;
 
@@ -10,23 +10,89 @@ use steersman_types::api::core::v1::{EnvVar, Pod, Toleration};
 use steersman_types::jiff::Timestamp;
 
 use super::defaults;
-use crate::pod::{self, HASH, SOURCE};
+use crate::pod::{self, FILE, HASH, HTTP, SOURCE};
 
 /// When the node saw this version of the pod first.
 pub const SEEN: &str = "kubernetes.io/config.seen";
 
+/// Where a pod is described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// A file's path.
+    File(&'a str),
+    Url(&'a str),
+}
+
+impl Origin<'_> {
+    /// What the annotation [`SOURCE`] says.
+    #[must_use]
+    pub fn source(self) -> &'static str {
+        match self {
+            Self::File(_) => FILE,
+            Self::Url(_) => HTTP,
+        }
+    }
+}
+
 /// Reads a pod and makes it this node's: its name gets the node's, its uid follows from its content and origin.
 ///
 /// # Errors
-/// When the text is no pod, or a pod that a file cannot hold; one line.
-pub fn parse(text: &str, origin: &str, node: &str, now: Timestamp) -> Result<Pod, String> {
-    let decoded = decode(MediaType::Yaml, text.as_bytes(), None).map_err(|e| e.to_string())?;
-    let mut value = decoded.value;
+/// When the text is no pod, or a pod that a node cannot have by itself; one line.
+pub fn parse(text: &str, origin: Origin<'_>, node: &str, now: Timestamp) -> Result<Pod, String> {
+    own(single(text)?, origin, node, now)
+}
+
+/// Reads one pod, or a list of pods of which none may be wrong.
+///
+/// # Errors
+/// As [`parse`]; one line, with the text itself when it is neither.
+pub fn parse_all(text: &str, url: &str, node: &str, now: Timestamp) -> Result<Vec<Pod>, String> {
+    let origin = Origin::Url(url);
+    let no_pod = match single(text) {
+        Ok(value) => return Ok(vec![own(value, origin, node, now)?]),
+        Err(e) => e,
+    };
+    let items = list(text).map_err(|no_list| {
+        format!("{url}: received '{text}', but couldn't parse as single ({no_pod}) or multiple pods ({no_list})")
+    })?;
+    items.into_iter().map(|item| own(item, origin, node, now)).collect()
+}
+
+fn decoded(text: &str) -> Result<Value, String> {
+    Ok(decode(MediaType::Yaml, text.as_bytes(), None)
+        .map_err(|e| e.to_string())?
+        .value)
+}
+
+fn single(text: &str) -> Result<Value, String> {
+    let value = decoded(text)?;
     if value["kind"] != "Pod" || value["apiVersion"] != "v1" {
         return Err(format!(
             "invalid pod: kind {} of {}",
             value["kind"], value["apiVersion"]
         ));
+    }
+    Ok(value)
+}
+
+fn list(text: &str) -> Result<Vec<Value>, String> {
+    let mut value = decoded(text)?;
+    if value["kind"] != "PodList" || value["apiVersion"] != "v1" {
+        return Err(format!(
+            "invalid pods list: kind {} of {}",
+            value["kind"], value["apiVersion"]
+        ));
+    }
+    match value["items"].take() {
+        Value::Array(items) => Ok(items),
+        Value::Null => Ok(Vec::new()),
+        _ => Err("invalid pods list: items is no list".into()),
+    }
+}
+
+fn own(mut value: Value, origin: Origin<'_>, node: &str, now: Timestamp) -> Result<Pod, String> {
+    if !value.is_object() {
+        return Err(format!("invalid pod: {value}"));
     }
     let own_uid = value["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     let uid = if own_uid.is_empty() {
@@ -56,26 +122,31 @@ pub fn parse(text: &str, origin: &str, node: &str, now: Timestamp) -> Result<Pod
     meta.uid = Some(uid.clone());
     let annotations = meta.annotations.get_or_insert_default();
     annotations.insert(HASH.into(), uid);
-    annotations.insert(SOURCE.into(), "file".into());
+    annotations.insert(SOURCE.into(), origin.source().into());
     annotations.insert(SEEN.into(), now.to_string());
     if let Some(spec) = pod.spec.as_mut() {
         spec.node_name = Some(node.to_owned());
-        // Trouble of the node must not end them: nobody would start them elsewhere.
-        let tolerations = spec.tolerations.get_or_insert_default();
-        tolerations.push(Toleration {
-            operator: Some("Exists".into()),
-            effect: Some("NoExecute".into()),
-            ..Toleration::default()
-        });
+        if let Origin::File(_) = origin {
+            // Trouble of the node must not end them: nobody would start them elsewhere.
+            let tolerations = spec.tolerations.get_or_insert_default();
+            tolerations.push(Toleration {
+                operator: Some("Exists".into()),
+                effect: Some("NoExecute".into()),
+                ..Toleration::default()
+            });
+        }
     }
     Ok(pod)
 }
 
 /// 32 hexadecimal digits, as upstream's.
-fn identity(value: &Value, origin: &str, node: &str) -> String {
+fn identity(value: &Value, origin: Origin<'_>, node: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(value.to_string());
-    hash.update(format!("host:{node}file:{origin}"));
+    hash.update(match origin {
+        Origin::File(path) => format!("host:{node}file:{path}"),
+        Origin::Url(url) => format!("url:{url}"),
+    });
     let mut text = String::with_capacity(32);
     for byte in hash.finalize().iter().take(16) {
         let _ = write!(text, "{byte:02x}");
@@ -146,7 +217,7 @@ mod tests {
         - {name: c, image: web, ports: [{containerPort: 80}], livenessProbe: {httpGet: {port: 80}},\n     resources: {limits: {cpu: 100m}}}\n";
 
     fn read(text: &str, origin: &str) -> Result<Pod, String> {
-        parse(text, origin, "Node-1", Timestamp::UNIX_EPOCH)
+        parse(text, Origin::File(origin), "Node-1", Timestamp::UNIX_EPOCH)
     }
 
     #[test]
@@ -178,7 +249,7 @@ mod tests {
         let uid = |pod: &Pod| pod::uid(pod).to_owned();
         assert_eq!(
             uid(&first),
-            uid(&parse(WEB, "/m/web.yaml", "Node-1", Timestamp::MAX).unwrap())
+            uid(&parse(WEB, Origin::File("/m/web.yaml"), "Node-1", Timestamp::MAX).unwrap())
         );
         assert_ne!(uid(&first), uid(&read(WEB, "/m/other.yaml").unwrap()));
         assert_ne!(
@@ -206,5 +277,38 @@ mod tests {
             let error = read(text, "/m").unwrap_err();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn a_url_gives_one_pod_or_a_list_and_its_pods_tolerate_no_trouble_of_the_node() {
+        let url = "http://127.0.0.1/pods";
+        let read = |text: &str| parse_all(text, url, "Node-1", Timestamp::UNIX_EPOCH);
+        let one = read(WEB).unwrap();
+        assert_eq!(one.len(), 1);
+        assert_eq!(one[0].metadata.annotations.as_ref().unwrap()[SOURCE], "http");
+        assert!(pod::is_static(&one[0]) && pod::spec(&one[0]).tolerations.is_none());
+        assert_ne!(
+            pod::uid(&one[0]),
+            pod::uid(&self::read(WEB, url).unwrap()),
+            "another origin"
+        );
+        let item =
+            |name: &str| json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+        let list = |items: Value| json!({"apiVersion": "v1", "kind": "PodList", "items": items}).to_string();
+        let two = read(&list(json!([item("a"), item("b")]))).unwrap();
+        assert_eq!(two.iter().map(pod::name).collect::<Vec<_>>(), ["a-node-1", "b-node-1"]);
+        assert!(read(&list(json!([]))).unwrap().is_empty());
+        let error = read(&list(json!([item("a"), item("")]))).unwrap_err();
+        assert_eq!(
+            error, "invalid pod: name is needed for the pod",
+            "one that is wrong is all wrong"
+        );
+        assert!(read(&list(json!([1]))).unwrap_err().contains("PodList.items"));
+        let error = read("hello").unwrap_err();
+        assert!(
+            error.starts_with("http://127.0.0.1/pods: received 'hello', but couldn't parse as single ("),
+            "{error}"
+        );
+        assert!(error.contains(") or multiple pods ("), "{error}");
     }
 }

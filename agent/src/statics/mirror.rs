@@ -80,7 +80,7 @@ pub fn picture(original: &Pod, node: &str, node_uid: &str) -> Pod {
 
 #[cfg(test)]
 mod tests {
-    use super::super::manifest::parse;
+    use super::super::manifest::{Origin, parse};
     use super::*;
     use proptest::prelude::*;
     use steersman_types::Time;
@@ -90,7 +90,7 @@ mod tests {
         let text = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{containers: [{{name: c, image: \"{image}\"}}]}}\n"
         );
-        parse(&text, "/m/p", "n", Timestamp::UNIX_EPOCH).unwrap()
+        parse(&text, Origin::File("/m/p"), "n", Timestamp::UNIX_EPOCH).unwrap()
     }
 
     fn stored(image: &str, uid: &str) -> Pod {

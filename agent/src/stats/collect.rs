@@ -13,10 +13,10 @@ use super::disk::{Disks, Used, file_system, same_file_system};
 use super::machine;
 use super::rate::Rates;
 use super::types::{
-    ContainerStats, CpuStats, FsStats, InterfaceStats, MemoryStats, NetworkStats, NodeStats, PodReference, PodStats,
-    ProcessStats, RuntimeStats, Summary, SwapStats, VolumeStats,
+    ContainerStats, CpuStats, FsStats, InterfaceStats, IoStats, MemoryStats, NetworkStats, NodeStats, PodReference,
+    PodStats, ProcessStats, RuntimeStats, Summary, SwapStats, VolumeStats,
 };
-use crate::cgroups::{Memory, Usage};
+use crate::cgroups::{Pressure, Pressures, Usage};
 use crate::context::Context;
 use crate::pod;
 use crate::pod::observe::nanos;
@@ -155,28 +155,26 @@ impl Figures {
         let machine = self.context.cgroups.of_machine(&meminfo);
         let pods = self.context.cgroups.of_pods();
         let memory = |usage: &Usage, limit: u64| {
-            let m = usage.memory?;
-            Some(memory(
-                &Memory {
-                    limit: Some(limit),
-                    ..m
-                },
-                now,
-            ))
+            let mut usage = *usage;
+            usage.memory.as_mut()?.limit = Some(limit);
+            memory(&usage, now)
         };
         let all_pods = ContainerStats {
             name: "pods".into(),
             start_time: machine::booted().unwrap_or(now),
-            cpu: pods.cpu.map(|used| self.cpu("pods", used, now)),
+            cpu: self.cpu("pods", &pods, now),
             memory: memory(&pods, self.pods_memory),
+            io: io(&pods.pressures, now),
+            swap: swap_of(&pods, now),
             ..ContainerStats::default()
         };
         NodeStats {
             node_name: self.node.clone(),
             system_containers: vec![all_pods],
             start_time: machine::booted().unwrap_or(now),
-            cpu: machine.cpu.map(|used| self.cpu("node", used, now)),
+            cpu: self.cpu("node", &machine, now),
             memory: memory(&machine, self.memory),
+            io: io(&machine.pressures, now),
             network: Some(machine::network(now)),
             fs: answers.node_fs,
             runtime: Some(RuntimeStats {
@@ -188,12 +186,14 @@ impl Figures {
         }
     }
 
-    fn cpu(&self, key: &str, used: u64, now: Timestamp) -> CpuStats {
-        CpuStats {
+    fn cpu(&self, key: &str, usage: &Usage, now: Timestamp) -> Option<CpuStats> {
+        let used = usage.cpu?;
+        Some(CpuStats {
             time: now,
             usage_nano_cores: self.rates.lock().rate(key, used, now),
             usage_core_nano_seconds: Some(used),
-        }
+            psi: usage.pressures.cpu,
+        })
     }
 
     fn pod(&self, pod: &Pod, answers: &Answers) -> PodStats {
@@ -212,15 +212,18 @@ impl Figures {
                 uid: pod::uid(pod).into(),
             },
             start_time: started.map_or(now, |t| t.0),
-            cpu: usage.cpu.map(|used| self.cpu(pod::uid(pod), used, now)),
-            memory: usage.memory.map(|m| memory(&m, now)),
+            cpu: self.cpu(pod::uid(pod), &usage, now),
+            memory: memory(&usage, now),
+            io: io(&usage.pressures, now),
             network: answers.networks.get(pod::uid(pod)).cloned(),
             ephemeral_storage: answers.node_fs.map(|fs| ephemeral(pod, fs, &containers, &volumes)),
             processes: usage.processes.map(|process_count| ProcessStats { process_count }),
-            swap: (!swap.is_empty()).then(|| SwapStats {
-                time: now,
-                swap_available_bytes: None,
-                swap_usage_bytes: Some(swap.iter().sum()),
+            swap: swap_of(&usage, now).or_else(|| {
+                (!swap.is_empty()).then(|| SwapStats {
+                    time: now,
+                    swap_available_bytes: None,
+                    swap_usage_bytes: Some(swap.iter().sum()),
+                })
             }),
             volumes,
             containers,
@@ -255,6 +258,7 @@ impl Figures {
         let number = |v: &Option<v1::UInt64Value>| v.as_ref().map(|v| v.value);
         let time = |t: i64| if t > 0 { nanos(t) } else { answers.now };
         let logs = answers.measured.get(&log_dir(&self.context.pod_logs, pod, name));
+        let pressures = self.context.cgroups.pressures_of_container(pod, &instance.id);
         Some(ContainerStats {
             name: name.to_owned(),
             start_time: nanos(instance.created_at),
@@ -265,6 +269,7 @@ impl Figures {
                     time: time(c.timestamp),
                     usage_nano_cores: number(&c.usage_nano_cores).or(rate),
                     usage_core_nano_seconds: used,
+                    psi: pressures.cpu,
                 }
             }),
             memory: stats.memory.as_ref().map(|m| MemoryStats {
@@ -275,7 +280,9 @@ impl Figures {
                 rss_bytes: number(&m.rss_bytes),
                 page_faults: number(&m.page_faults),
                 major_page_faults: number(&m.major_page_faults),
+                psi: pressures.memory,
             }),
+            io: io(&pressures, answers.now),
             rootfs: stats.writable_layer.as_ref().and_then(|layer| {
                 let fs = answers.image_fs.or(answers.node_fs)?;
                 Some(fs.used_by(number(&layer.used_bytes), number(&layer.inodes_used)))
@@ -296,8 +303,9 @@ fn rate_key(pod: &Pod, container: &str) -> String {
     format!("{}/{container}", pod::uid(pod))
 }
 
-fn memory(m: &Memory, now: Timestamp) -> MemoryStats {
-    MemoryStats {
+fn memory(usage: &Usage, now: Timestamp) -> Option<MemoryStats> {
+    let m = usage.memory?;
+    Some(MemoryStats {
         time: now,
         available_bytes: m.limit.map(|limit| limit.saturating_sub(m.working_set)),
         usage_bytes: Some(m.usage),
@@ -305,7 +313,22 @@ fn memory(m: &Memory, now: Timestamp) -> MemoryStats {
         rss_bytes: Some(m.rss),
         page_faults: Some(m.page_faults),
         major_page_faults: Some(m.major_page_faults),
-    }
+        psi: usage.pressures.memory,
+    })
+}
+
+fn io(pressures: &Pressures, now: Timestamp) -> Option<IoStats> {
+    let of = |psi: Pressure| IoStats { time: now, psi };
+    pressures.io.map(of)
+}
+
+fn swap_of(usage: &Usage, now: Timestamp) -> Option<SwapStats> {
+    let used = usage.memory?.swap?;
+    Some(SwapStats {
+        time: now,
+        swap_available_bytes: None,
+        swap_usage_bytes: Some(used),
+    })
 }
 
 fn swap(meminfo: &str, now: Timestamp) -> Option<SwapStats> {

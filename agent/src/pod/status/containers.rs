@@ -141,13 +141,23 @@ fn from_runtime(
         // One that runs has what the runtime was told, any other one will get what the node agreed to.
         resources: actuated
             .filter(|_| newest.is_running())
-            .or(c.resources.as_ref())
-            .cloned()
+            .map(|given| shown(given, c))
+            .or_else(|| c.resources.clone())
             .or_else(|| Some(Default::default())),
         allocated_resources: c.resources.as_ref().and_then(|r| r.requests.clone()),
         user,
         volume_mounts: mounts(c),
         ..ContainerStatus::default()
+    }
+}
+
+/// The pod's limits that hold for the container are told only beside limits of its own.
+fn shown(given: &ResourceRequirements, c: &Container) -> ResourceRequirements {
+    let own = c.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let limits = given.limits.clone().filter(|_| own.is_some_and(|l| !l.is_empty()));
+    ResourceRequirements {
+        limits,
+        ..given.clone()
     }
 }
 

@@ -6,7 +6,7 @@ use steersman_schema::quantity::Quantity as Parsed;
 use steersman_types::Quantity;
 use steersman_types::api::core::v1::{Container, Pod, PodStatus, ResourceRequirements};
 
-use super::super::resize::with_sizes;
+use super::super::resize::given;
 use super::super::seen::PodSeen;
 use super::super::{init_containers, is_sidecar, main_containers, spec};
 use crate::quantity::Resources;
@@ -17,7 +17,7 @@ type Sum = BTreeMap<String, Parsed>;
 pub fn fill(pod: &Pod, seen: &PodSeen, new: &mut PodStatus) {
     new.allocated_resources = Some(written(requests(pod))).filter(|r| !r.is_empty());
     // A change that is under way has not reached every container yet.
-    let actual = with_sizes(pod, &seen.actuated);
+    let actual = given(pod, &seen.actuated);
     let actual = actual.as_ref().unwrap_or(pod);
     new.resources = Some(ResourceRequirements {
         requests: Some(written(requests(actual))).filter(|r| !r.is_empty()),

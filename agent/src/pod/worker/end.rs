@@ -24,7 +24,8 @@ impl Worker {
         }
         for old in seen.sandboxes.iter().skip(1).filter(|s| !s.ready) {
             if !seen.containers.iter().any(|c| c.sandbox == old.id) {
-                let _ = self.context.runtime.remove_sandbox(&old.id).await;
+                let remove = self.context.runtime.remove_sandbox(&old.id);
+                let _ = self.context.turns.remove(remove).await;
             }
         }
     }
@@ -122,7 +123,8 @@ impl Worker {
 
     async fn remove_all(&mut self, pod: &Pod, seen: &PodSeen) -> Next {
         for sandbox in &seen.sandboxes {
-            if let Err(e) = self.context.runtime.remove_sandbox(&sandbox.id).await {
+            let remove = self.context.runtime.remove_sandbox(&sandbox.id);
+            if let Err(e) = self.context.turns.remove(remove).await {
                 tracing::warn!(pod = %full_name(pod), error = %e, "Failed to remove the pod's sandbox");
                 return Next::After(RETRY);
             }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use steersman_types::api::core::v1::Pod;
 
-use super::super::resize::{IN_PROGRESS, PENDING, Sizes, condition, desired, summary, unfinished, with_sizes};
+use super::super::resize::{
+    IN_PROGRESS, PENDING, Sizes, WHOLE, condition, desired, given, summary, told, unfinished, with_sizes,
+};
 use super::super::seen::{Ending, PodSeen};
 use super::super::{find_container, full_name, uid};
 use super::{Next, RETRY, Worker};
@@ -102,14 +104,23 @@ impl Worker {
         seen.resize = self.pending.iter().chain(&self.resizing).cloned().collect();
     }
 
+    /// The pod with what its containers and its group were given last, if that is not what it is to have.
+    pub(super) fn given(&self, pod: &Pod) -> Option<Pod> {
+        given(pod, &self.sizes.as_ref()?.actuated)
+    }
+
     /// Remembers what started containers were given.
     pub(super) fn started_with_sizes(&mut self, pod: &Pod, names: &[String]) {
         let Some(mut sizes) = self.sizes.take() else { return };
         let mut own = desired(pod);
         for name in names {
             if let Some(given) = own.remove(name) {
-                sizes.actuated.insert(name.clone(), given);
+                sizes.actuated.insert(name.clone(), told(pod, Some(&given)));
             }
+        }
+        // A pod's group is made with what the pod is to have.
+        if let Some(whole) = own.remove(WHOLE) {
+            sizes.actuated.entry(WHOLE.into()).or_insert(whole);
         }
         self.store_sizes(pod, &sizes);
         self.sizes = Some(sizes);
@@ -119,8 +130,12 @@ impl Worker {
     pub(super) async fn resize(&mut self, pod: &Pod, seen: &PodSeen, names: &[String], events: &PodEvents) -> Next {
         let context = self.context.clone();
         let mut sizes = self.sizes.take().unwrap_or_default();
-        let before = with_sizes(pod, &sizes.actuated).unwrap_or_else(|| pod.clone());
+        let before = given(pod, &sizes.actuated).unwrap_or_else(|| pod.clone());
         let result = async {
+            let changed = names
+                .iter()
+                .filter_map(|name| Some((name.as_str(), seen.container(name)?.id.as_str())));
+            context.cgroups.memory_fits(&before, pod, changed)?;
             context.cgroups.grow(&before, pod).map_err(|e| e.to_string())?;
             for name in names {
                 let (Some(container), Some((_, spec))) = (seen.container(name), find_container(pod, name)) else {
@@ -132,9 +147,13 @@ impl Worker {
                     .update_container(&container.id, resources)
                     .await
                     .map_err(|e| e.to_string())?;
-                sizes.actuated.insert(name.clone(), spec.resources.unwrap_or_default());
+                sizes.actuated.insert(name.clone(), told(pod, spec.resources.as_ref()));
             }
-            context.cgroups.shrink(&before, pod).map_err(|e| e.to_string())
+            context.cgroups.shrink(&before, pod).map_err(|e| e.to_string())?;
+            if let Some(whole) = desired(pod).remove(WHOLE) {
+                sizes.actuated.insert(WHOLE.into(), whole);
+            }
+            Ok::<_, String>(())
         }
         .await;
         self.store_sizes(pod, &sizes);
@@ -167,11 +186,12 @@ impl Worker {
     /// From an earlier run of the agent; else the spec, which is what a pod starts with.
     fn stored_sizes(&self, pod: &Pod) -> Sizes {
         let stored = std::fs::read(self.sizes_file(pod)).ok();
-        let stored = stored.and_then(|text| serde_json::from_slice(&text).ok());
-        stored.unwrap_or_else(|| Sizes {
-            allocated: desired(pod),
-            ..Sizes::default()
-        })
+        let stored: Option<Sizes> = stored.and_then(|text| serde_json::from_slice(&text).ok());
+        let Some(mut sizes) = stored else {
+            return Sizes::of(pod);
+        };
+        sizes.complete(pod);
+        sizes
     }
 
     /// Nothing is lost for good if this fails: after a restart of the agent, the spec counts.

@@ -14,6 +14,7 @@ use crate::events::Sink;
 use crate::images::Images;
 use crate::runtime::resources::NodeLimits;
 use crate::sources::fake::FakeObjects;
+use crate::turns::Turns;
 use crate::volumes::Volumes;
 
 /// What was written to the API.
@@ -66,6 +67,7 @@ fn context(fake: &Fake, written: &Arc<Mutex<Written>>, events: &Events, dir: &Pa
         volumes: Volumes::new(dir, objects.clone()),
         objects,
         images: Images::new(runtime.clone(), None, dir),
+        turns: Turns::default(),
         cgroups: crate::cgroups::Cgroups::at(&dir.join("cgroup"), "", true, 100_000, -1),
         dns: DnsSettings::default(),
         node: NodeLimits {
@@ -73,6 +75,8 @@ fn context(fake: &Fake, written: &Arc<Mutex<Written>>, events: &Events, dir: &Pa
             quota: true,
             quota_period: 100_000,
             cgroup_v2: false,
+            single_oom_kill: true,
+            swap: crate::runtime::resources::Swap::default(),
         },
         allocatable: BTreeMap::new(),
         allocations: crate::allocations::Allocations::default(),
@@ -96,10 +100,17 @@ fn pod(spec: serde_json::Value) -> Pod {
 }
 
 fn start(pod: Pod, fake: Fake) -> Bench {
+    start_on(pod, fake, Turns::default())
+}
+
+fn start_on(pod: Pod, fake: Fake, turns: Turns) -> Bench {
     fake.add_image("i:1");
     let dir = tempfile::tempdir().unwrap();
     let (written, events) = (Arc::default(), Arc::default());
-    let context = Arc::new(context(&fake, &written, &events, dir.path()));
+    let context = Arc::new(Context {
+        turns,
+        ..context(&fake, &written, &events, dir.path())
+    });
     let (assigned, receiver) = watch::channel(Assigned {
         pod: Arc::new(pod),
         gone: false,
@@ -182,6 +193,27 @@ async fn a_pod_runs_reports_it_and_goes_when_deleted() {
     assert_eq!(bench.phase(), "Failed", "both were ended by their signal");
     assert!(bench.fake.configs().is_empty());
     assert!(bench.reasons().contains(&"Killing".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_its_turn_and_goes_without_a_word_when_it_is_deleted_first() {
+    let turns = Turns::new(1);
+    let taken = turns.clone();
+    let hangs = tokio::spawn(async move { taken.sandbox(std::future::pending::<()>()).await });
+    tokio::task::yield_now().await;
+    let bench = start_on(simple(), Fake::default(), turns.clone());
+    bench.until("reported", |b| b.phase() == "Pending").await;
+    assert!(!bench.fake.calls().contains(&"RunPodSandbox"));
+    bench.delete();
+    bench.until("gone", |b| b.task.is_finished()).await;
+    assert!(!bench.fake.calls().contains(&"RunPodSandbox"));
+
+    let next = start_on(simple(), Fake::default(), turns);
+    next.until("running: what hangs does not count for ever", |b| {
+        b.phase() == "Running"
+    })
+    .await;
+    hangs.abort();
 }
 
 #[tokio::test(start_paused = true)]
