@@ -149,7 +149,8 @@ pub async fn run(flags: Flags) -> Result<(), String> {
     cgroups
         .init()
         .map_err(|e| format!("failed to initialize the cgroups of pods: {e}"))?;
-    if let Err(e) = cgroups.limit_pods(share_of_pods(&config, &machine)) {
+    let share = share_of_pods(&config, &machine);
+    if let Err(e) = cgroups.limit_pods(share) {
         tracing::warn!(error = %e, "Failed to update Node Allocatable Limits");
     }
 
@@ -209,7 +210,7 @@ pub async fn run(flags: Flags) -> Result<(), String> {
         pods.clone(),
         &node,
         memory,
-        u64::try_from(share_of_pods(&config, &machine).memory).unwrap_or(0),
+        u64::try_from(share.memory).unwrap_or(0),
     );
     let figures = Arc::new(figures);
     let certificate: Arc<tls::Changing> = Arc::default();

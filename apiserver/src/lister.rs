@@ -13,7 +13,7 @@ use steersman_storage::cache::{self, Cache, Indexed, Indexer, Next, Object, Pair
 use steersman_storage::store::{self, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::registry::object;
+use crate::registry::{object, store_refusal, unanswered};
 use crate::resources::{Resource, Resources};
 
 /// Reads from the cache; what admission keeps count of goes through the store.
@@ -65,7 +65,7 @@ impl Cluster for CacheLister {
     async fn refresh(&self) -> Result<(), Box<Status>> {
         let fresh = crate::api::fresh(&self.cache).await;
         fresh.map_err(|error| match error {
-            cache::Error::Store(error) => Box::new(unanswered(error)),
+            cache::Error::Store(error) => Box::new(unanswered(error, "a read for admission")),
             other => Box::new(Status::internal(other)),
         })
     }
@@ -87,22 +87,8 @@ impl Cluster for CacheLister {
                 Ok(Some(new))
             }
             Err(store::Error::Conflict { .. }) => Ok(None),
-            Err(error) => Err(Box::new(unanswered(error))),
+            Err(error) => Err(Box::new(store_refusal(error, resource, meta("name"), "update"))),
         }
-    }
-}
-
-/// What a client is told whose request asked the store on the way, and the store did not answer.
-fn unanswered(error: store::Error) -> Status {
-    match error {
-        store::Error::Unavailable(_) | store::Error::NoSpace(_) => {
-            Status::service_unavailable("the store is unavailable").retry_after(1)
-        }
-        store::Error::Timeout(_) | store::Error::Unknown(_) => Status::timeout(
-            "request did not complete within requested timeout - context deadline exceeded",
-            0,
-        ),
-        other => Status::internal(other),
     }
 }
 

@@ -77,7 +77,7 @@ pub struct Settings {
     /// `--root-ca-file`: content, for kube-root-ca.crt.
     pub root_ca: Option<String>,
     /// `--service-account-private-key-file`: signs the tokens kept in Secrets.
-    pub token_key: Option<Arc<crate::token_secrets::TokenKey>>,
+    pub token_key: Option<Arc<steersman_auth::token::SigningKey>>,
     /// `--cluster-signing-cert-file` and `--cluster-signing-key-file`.
     pub signing: Option<(PathBuf, PathBuf)>,
     /// `--cluster-signing-duration`.

@@ -102,6 +102,7 @@ impl Cgroups {
                 .memory_of_container(after, id)
                 .is_some_and(|used| reaches(used, limit))
             {
+                // The pod's usage, as upstream says it here too.
                 refused.push(format!(
                     "attempting to set container {name:?} memory limit ({limit}) below current usage ({})",
                     pod_usage()

@@ -38,24 +38,29 @@ pub fn store_refusal(error: store::Error, resource: &Resource, name: &str, opera
         store::Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         store::Error::FutureRevision { requested } => Status::too_large_resource_version(requested, 0),
         store::Error::TooLarge { .. } => Status::request_entity_too_large("etcdserver: request is too large"),
+        other => unanswered(other, &format!("the {operation} operation against {plural}")),
+    }
+}
+
+/// What a store that does not answer means to the client. `what` it was asked for.
+pub fn unanswered(error: store::Error, what: &str) -> Status {
+    match error {
         store::Error::Unavailable(why) | store::Error::NoSpace(why) => {
-            tracing::warn!(operation, resource = plural, error = %why, "store unavailable");
-            Status::service_unavailable(format!(
-                "the {operation} operation against {plural} failed: the store is unavailable"
-            ))
-            .retry_after(1)
+            tracing::warn!(what, error = %why, "store unavailable");
+            Status::service_unavailable(format!("{what} failed: the store is unavailable")).retry_after(1)
         }
         store::Error::Timeout(why) | store::Error::Unknown(why) => {
-            tracing::warn!(operation, resource = plural, error = %why, "store did not answer");
+            tracing::warn!(what, error = %why, "store did not answer");
             Status::timeout(
                 "request did not complete within requested timeout - context deadline exceeded",
                 0,
             )
         }
         store::Error::Internal(why) => {
-            tracing::error!(operation, resource = plural, error = %why, "store failed");
+            tracing::error!(what, error = %why, "store failed");
             Status::internal(why)
         }
+        other => Status::internal(other),
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{ArgAction, Parser};
+use steersman_auth::token::SigningKey;
 use steersman_runtime::flags::{LeaderFlags, LoggingFlags, ServingFlags, duration};
 
 use crate::context::{Controller, Eviction, Settings};
 use crate::node_ipam::{Cidr, Pool};
-use crate::token_secrets::TokenKey;
 
 /// Upstream's controllers that are not written yet: `--controllers` may name them, so that command lines can be shared.
 pub(super) const ELSEWHERE: &[&str] = &[
@@ -136,8 +136,8 @@ impl Flags {
             .transpose()
             .context("error reading root-ca-file")?;
         let token_key = self.service_account_private_key_file.as_ref().map(|path| {
-            let key = TokenKey::from_pem(read(path)?.as_bytes());
-            key.map(Arc::new).map_err(anyhow::Error::msg)
+            let key = SigningKey::from_pem(read(path)?.as_bytes())?;
+            anyhow::Ok(Arc::new(key))
         });
         let token_key = token_key
             .transpose()

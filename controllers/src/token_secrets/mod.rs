@@ -9,13 +9,12 @@
 //! name, is deleted; a token that is there is never replaced. [`decide`] is pure. No Secrets are made for accounts: who
 //! runs in the cluster has tokens of its own.
 
-mod key;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
+use steersman_auth::token::{SigningKey, jws};
 use steersman_runtime::client::ApiError;
 use steersman_runtime::{Event, Informer, Key, ListOptions};
 use steersman_types::ByteString;
@@ -24,8 +23,6 @@ use tracing::info;
 
 use crate::act::{Action, Executor};
 use crate::context::Context;
-
-pub use key::TokenKey;
 
 const TYPE: &str = "kubernetes.io/service-account-token";
 const ACCOUNT: &str = "kubernetes.io/service-account.name";
@@ -43,7 +40,7 @@ struct Keeper {
     secrets: Informer<Secret>,
     accounts: Informer<ServiceAccount>,
     executor: Executor,
-    key: Arc<TokenKey>,
+    key: Arc<SigningKey>,
     ca: Option<String>,
 }
 
@@ -145,7 +142,7 @@ fn decide(secret: &Secret, account: Option<&ServiceAccount>, ca: Option<&str>) -
 }
 
 /// The secret with everything in it; `None` when nothing can be signed.
-fn filled(secret: &Secret, account: &ServiceAccount, ca: Option<&str>, key: &TokenKey) -> Option<Secret> {
+fn filled(secret: &Secret, account: &ServiceAccount, ca: Option<&str>, key: &SigningKey) -> Option<Secret> {
     let mut secret = secret.clone();
     let token = claims(&secret, account);
     let namespace = secret.metadata.namespace.clone().unwrap_or_default();
@@ -157,7 +154,7 @@ fn filled(secret: &Secret, account: &ServiceAccount, ca: Option<&str>, key: &Tok
         data.insert("namespace".to_owned(), ByteString(namespace.into_bytes()));
     }
     if data.get("token").is_none_or(|v| v.0.is_empty()) {
-        data.insert("token".to_owned(), ByteString(key.sign(&token)?.into_bytes()));
+        data.insert("token".to_owned(), ByteString(jws::sign(key, &token)?.into_bytes()));
     }
     let annotations = secret.metadata.annotations.get_or_insert_default();
     annotations.insert(ACCOUNT.to_owned(), account.metadata.name.clone().unwrap_or_default());
@@ -249,16 +246,11 @@ fn settled(outcome: Result<(), ApiError>) -> Result<(), ApiError> {
 mod tests {
     use super::*;
     use base64::Engine;
-    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use steersman_types::Typed;
 
-    fn key() -> TokenKey {
-        let pair = aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING)
-            .unwrap();
-        let der = pair.to_pkcs8v1().unwrap();
-        let body = STANDARD.encode(der.as_ref());
-        let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
-        TokenKey::from_pem(pem.as_bytes()).unwrap()
+    fn key() -> SigningKey {
+        SigningKey::generate().unwrap()
     }
 
     fn secret(annotations: Value, data: Value) -> Secret {
@@ -318,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_file_without_a_private_key_is_refused() {
-        let why = TokenKey::from_pem(b"nothing").unwrap_err();
+        let why = SigningKey::from_pem(b"nothing").unwrap_err().to_string();
         assert_eq!(why, "data does not contain a valid RSA or ECDSA private key");
     }
 }
